@@ -1,0 +1,2 @@
+//! load harness
+fn main() {}
