@@ -1,1 +1,9 @@
-//! TODO room docs
+//! The doors: TCP sync, HTTP and metrics, each a thin reading of its protocol over one engine. They own sockets, wire
+//! encodings, admission and the one map of errors; they promise that nothing a client sends can hurt another client, and
+//! they hold no rule of the product.
+
+pub mod admission;
+pub mod config;
+pub mod tls;
+
+pub use config::{DoorAddresses, DoorError, DoorLimits, DoorPlan, DoorsConfig, TlsFiles};
