@@ -1,1 +1,8 @@
-//! TODO room docs
+//! What survives the process: the journal, the stores behind it, and the bytes both are made of. This room promises that a
+//! record whose ticket has passed the watermark is on this host's disk, and that what the store says it has applied it has.
+//! It decides no rule of the product: records are results that `hub` worked out.
+
+pub mod checkpoint;
+pub mod folder;
+pub mod journal;
+pub mod lane;

@@ -1,0 +1,1 @@
+//! The local checkpoint: what a server needs to know to start while its store is away.

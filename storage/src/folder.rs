@@ -1,0 +1,1 @@
+//! The data folder: made, locked, and told apart from every other one.

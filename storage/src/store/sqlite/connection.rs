@@ -1,0 +1,84 @@
+//! How a connection to the embedded database is opened, and how SQLite's errors become the store's. Every connection gets the
+//! same settings here, so that no statement runs without the full flush that durability rests on.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::SqliteConfig;
+use crate::store::StoreError;
+
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Write,
+    Read,
+}
+
+/// Opens the file, which the write connection makes if need be.
+pub(super) fn open(config: &SqliteConfig, purpose: Purpose) -> Result<Connection, StoreError> {
+    // One thread per connection: SQLite's own mutex would only cost.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_CREATE;
+    let conn = Connection::open_with_flags(&config.path, flags).map_err(|error| opening(&config.path, error))?;
+    settings(&conn, config, purpose).map_err(|error| opening(&config.path, error))?;
+    Ok(conn)
+}
+
+fn settings(conn: &Connection, config: &SqliteConfig, purpose: Purpose) -> rusqlite::Result<()> {
+    conn.busy_timeout(config.busy_timeout)?;
+    conn.set_prepared_statement_cache_capacity(128);
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    // In WAL mode only FULL flushes the log at each commit; a cursor that moved must not be forgotten by a power cut, because
+    // the journal's segments go by it.
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "foreign_keys", true)?;
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
+    conn.pragma_update(None, "cache_size", -(i64::from(config.cache_kib)))?;
+    conn.pragma_update(None, "mmap_size", config.mmap_bytes as i64)?;
+    match purpose {
+        Purpose::Write => {
+            // 4,096 pages of 4 KiB: a checkpoint every 16 MiB; the log shrinks back to 64 MiB after a long reader.
+            conn.pragma_update(None, "wal_autocheckpoint", 4_096)?;
+            conn.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)
+        }
+        Purpose::Read => conn.pragma_update(None, "query_only", true),
+    }
+}
+
+fn opening(path: &Path, error: rusqlite::Error) -> StoreError {
+    match refusal(error) {
+        StoreError::Unavailable { reason, retry_after } => {
+            StoreError::Unavailable { reason: format!("{}: {reason}", path.display()), retry_after }
+        }
+        StoreError::Corrupt { reason } => StoreError::Corrupt { reason: format!("{}: {reason}", path.display()) },
+        other => other,
+    }
+}
+
+/// What a statement's failure means to the caller.
+pub(super) fn refusal(error: rusqlite::Error) -> StoreError {
+    let reason = error.to_string();
+    let away = |retry_after| StoreError::Unavailable { reason: reason.clone(), retry_after };
+    match &error {
+        rusqlite::Error::SqliteFailure(failure, _) => match failure.code {
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed => {
+                away(Duration::from_millis(100))
+            }
+            ErrorCode::DiskFull
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::OutOfMemory
+            | ErrorCode::CannotOpen
+            | ErrorCode::PermissionDenied
+            | ErrorCode::ReadOnly
+            | ErrorCode::OperationInterrupted => away(Duration::from_secs(1)),
+            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => StoreError::Corrupt { reason },
+            _ => StoreError::Refused { reason },
+        },
+        rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::Utf8Error(..)
+        | rusqlite::Error::InvalidColumnType(..) => StoreError::Corrupt { reason },
+        _ => StoreError::Refused { reason },
+    }
+}

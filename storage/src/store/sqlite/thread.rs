@@ -1,0 +1,264 @@
+//! The threads that own the SQLite connections: one that writes, a few that read. Requests wait in bounded queues (full means
+//! `Busy`, at once) and are answered through one-shot channels, so any executor can wait for them. Account writes go before
+//! bulk ones and share a transaction with each other; a panic in one request takes that request with it, not the thread.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use futures_channel::oneshot;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use rusqlite::Connection;
+
+use super::connection::refusal;
+use crate::store::StoreError;
+
+/// What a request answers.
+pub(super) type Answer<T> = BoxFuture<'static, Result<T, StoreError>>;
+
+/// Account writes that share one transaction at most: one flush for all of them.
+const GROUP_MAX: usize = 64;
+
+/// One request on its way to a connection.
+trait Job: Send {
+    /// Does the work inside a transaction; false when it has failed and must leave nothing behind.
+    fn run(&mut self, conn: &Connection) -> bool;
+    /// Answers, after the transaction's end; an error stands for all of its requests.
+    fn finish(self: Box<Self>, ended: Result<(), StoreError>);
+}
+
+struct Call<T, F> {
+    work: Option<F>,
+    result: Option<Result<T, StoreError>>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Job for Call<T, F>
+where
+    T: Send,
+    F: FnOnce(&Connection) -> Result<T, StoreError> + Send,
+{
+    fn run(&mut self, conn: &Connection) -> bool {
+        let work = self.work.take().expect("a job runs once");
+        let result = catch_unwind(AssertUnwindSafe(|| work(conn))).unwrap_or_else(|panic| {
+            let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            tracing::error!(panic = said, "a store request panicked; it was undone");
+            Err(StoreError::Refused { reason: format!("a defect: {}", said.unwrap_or("no message")) })
+        });
+        let keep = result.is_ok();
+        self.result = Some(result);
+        keep
+    }
+
+    fn finish(self: Box<Self>, ended: Result<(), StoreError>) {
+        // A request that failed by itself keeps its own reason; nobody listening any more is no error.
+        let answer = match (self.result, ended) {
+            (Some(Err(own)), _) => Err(own),
+            (_, Err(shared)) => Err(shared),
+            (Some(done), Ok(())) => done,
+            (None, Ok(())) => Err(StoreError::stopped()),
+        };
+        let _ = self.reply.send(answer);
+    }
+}
+
+fn call<T, F>(work: F) -> (Box<dyn Job>, Answer<T>)
+where
+    T: Send + 'static,
+    F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+{
+    let (reply, answer) = oneshot::channel();
+    let answer = answer.map(|answer| answer.unwrap_or_else(|_| Err(StoreError::stopped()))).boxed();
+    (Box::new(Call { work: Some(work), result: None, reply }), answer)
+}
+
+fn refused<T: Send + 'static>(error: StoreError) -> Answer<T> {
+    futures_util::future::ready(Err(error)).boxed()
+}
+
+fn enqueue(queue: &SyncSender<Box<dyn Job>>, job: Box<dyn Job>) -> Result<(), StoreError> {
+    queue.try_send(job).map_err(|refused| match refused {
+        TrySendError::Full(_) => StoreError::Busy,
+        TrySendError::Disconnected(_) => StoreError::stopped(),
+    })
+}
+
+/// The one thread that writes.
+pub(super) struct Writer {
+    queues: Option<(SyncSender<Box<dyn Job>>, SyncSender<Box<dyn Job>>)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the thread with its connection.
+    pub(super) fn start(conn: Connection, queue_max: usize) -> std::io::Result<Self> {
+        let (urgent, urgent_jobs) = sync_channel(queue_max);
+        let (bulk, bulk_jobs) = sync_channel(queue_max);
+        let thread = thread::Builder::new().name("store-writer".into()).spawn(move || {
+            lower_priority();
+            write_loop(&conn, &urgent_jobs, &bulk_jobs);
+        })?;
+        Ok(Self { queues: Some((urgent, bulk)), thread: Some(thread) })
+    }
+
+    /// An account write: goes before bulk work, shares its flush with others that wait.
+    pub(super) fn urgent<T, F>(&self, work: F) -> Answer<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.submit(|queues| &queues.0, work)
+    }
+
+    /// A batch, an import, a purge: one transaction of its own.
+    pub(super) fn bulk<T, F>(&self, work: F) -> Answer<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.submit(|queues| &queues.1, work)
+    }
+
+    fn submit<T, F>(
+        &self,
+        queue: impl Fn(&(SyncSender<Box<dyn Job>>, SyncSender<Box<dyn Job>>)) -> &SyncSender<Box<dyn Job>>,
+        work: F,
+    ) -> Answer<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (Some(queues), Some(thread)) = (&self.queues, &self.thread) else { return refused(StoreError::stopped()) };
+        let (job, answer) = call(work);
+        if let Err(error) = enqueue(queue(queues), job) {
+            return refused(error);
+        }
+        thread.thread().unpark();
+        answer
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Without its queues the thread finishes what waits and ends.
+        self.queues = None;
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+fn write_loop(conn: &Connection, urgent: &Receiver<Box<dyn Job>>, bulk: &Receiver<Box<dyn Job>>) {
+    let mut group: Vec<Box<dyn Job>> = Vec::with_capacity(GROUP_MAX);
+    loop {
+        group.extend(urgent.try_iter().take(GROUP_MAX));
+        if !group.is_empty() {
+            run_group(conn, &mut group, "BEGIN IMMEDIATE");
+            continue;
+        }
+        match bulk.try_recv() {
+            Ok(job) => {
+                group.push(job);
+                run_group(conn, &mut group, "BEGIN IMMEDIATE");
+            }
+            // Both queues close together, and whatever was urgent before the close has just been looked for.
+            Err(TryRecvError::Disconnected) => match urgent.try_recv() {
+                Ok(job) => group.push(job),
+                Err(_) => return,
+            },
+            Err(TryRecvError::Empty) => thread::park(),
+        }
+    }
+}
+
+/// Runs the jobs in one transaction, each undone alone when it fails, and answers them after the commit.
+fn run_group(conn: &Connection, group: &mut Vec<Box<dyn Job>>, begin: &str) {
+    let ended = run_transaction(conn, group, begin);
+    if ended.is_err() && !conn.is_autocommit() {
+        let _ = conn.execute_batch("ROLLBACK");
+    }
+    for job in group.drain(..) {
+        job.finish(ended.clone());
+    }
+}
+
+fn run_transaction(conn: &Connection, group: &mut [Box<dyn Job>], begin: &str) -> Result<(), StoreError> {
+    let execute = |sql: &str| conn.prepare_cached(sql).and_then(|mut run| run.raw_execute().map(|_| ())).map_err(refusal);
+    execute(begin)?;
+    for job in group.iter_mut() {
+        execute("SAVEPOINT request")?;
+        let keep = job.run(conn);
+        if conn.is_autocommit() {
+            // SQLite ends the transaction by itself on a full disk or an I/O error.
+            return Err(StoreError::Unavailable {
+                reason: "the database gave up the transaction (disk full or I/O error)".into(),
+                retry_after: std::time::Duration::from_secs(1),
+            });
+        }
+        if !keep {
+            execute("ROLLBACK TO request")?;
+        }
+        execute("RELEASE request")?;
+    }
+    execute("COMMIT")
+}
+
+/// The threads that read, each with a connection and a queue of its own.
+pub(super) struct Readers {
+    queues: Vec<SyncSender<Box<dyn Job>>>,
+    threads: Vec<JoinHandle<()>>,
+    next: AtomicUsize,
+}
+
+impl Readers {
+    /// Starts one thread per connection.
+    pub(super) fn start(connections: Vec<Connection>, queue_max: usize) -> std::io::Result<Self> {
+        let mut readers = Self { queues: Vec::new(), threads: Vec::new(), next: AtomicUsize::new(0) };
+        for (number, conn) in connections.into_iter().enumerate() {
+            let (queue, jobs) = sync_channel::<Box<dyn Job>>(queue_max);
+            let thread = thread::Builder::new().name(format!("store-read-{number}")).spawn(move || {
+                let mut group = Vec::with_capacity(1);
+                while let Ok(job) = jobs.recv() {
+                    group.push(job);
+                    // One snapshot for all statements of a request.
+                    run_group(&conn, &mut group, "BEGIN DEFERRED");
+                }
+            })?;
+            readers.queues.push(queue);
+            readers.threads.push(thread);
+        }
+        Ok(readers)
+    }
+
+    /// A read: sees everything that was answered as written before it was asked.
+    pub(super) fn read<T, F>(&self, work: F) -> Answer<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (mut job, answer) = call(work);
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        for offset in 0..self.queues.len() {
+            match self.queues[(first.wrapping_add(offset)) % self.queues.len()].try_send(job) {
+                Ok(()) => return answer,
+                Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => job = back,
+            }
+        }
+        refused(StoreError::Busy)
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.queues.clear();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The store's bulk work yields to the shards: acknowledgements do not wait for it.
+fn lower_priority() {}
