@@ -1,0 +1,61 @@
+//! Administration of a running server, for the admin socket: from any thread, on any executor. It never touches a shard's
+//! state; what it changes goes through the store and is published to the shards.
+
+use proto::ids::{MangaId, SessionId, UserId};
+
+use crate::fault::Fault;
+
+/// The way in. Cheap to clone, `Send`.
+#[derive(Clone)]
+pub struct Admin {}
+
+/// Users for a load run.
+#[derive(Clone, Debug)]
+pub struct SeedRequest {
+    /// How many users.
+    pub users: u32,
+    /// How many series they may use; made up where the catalogue has fewer.
+    pub series: u32,
+    /// How long their tokens live.
+    pub token_ttl_s: u64,
+}
+
+/// One seeded user.
+#[derive(Clone, Debug)]
+pub struct Seeded {
+    /// The account.
+    pub user: UserId,
+    /// Its session.
+    pub session: SessionId,
+    /// Its long access token.
+    pub token: String,
+}
+
+/// What `seed` made.
+#[derive(Clone, Debug)]
+pub struct SeedReport {
+    /// The users.
+    pub users: Vec<Seeded>,
+    /// Series they may use.
+    pub series: Vec<MangaId>,
+}
+
+impl Admin {
+    /// Makes an administrator's account.
+    pub async fn create_admin(&self, username: &str, email: &str, password: &str) -> Result<UserId, Fault> {
+        let _ = (username, email, password);
+        Err(Fault::busy("not yet"))
+    }
+
+    /// Makes an existing user (by name or address) an administrator; ends their sessions, so that new tokens say so.
+    pub async fn promote(&self, identifier: &str) -> Result<UserId, Fault> {
+        let _ = identifier;
+        Err(Fault::busy("not yet"))
+    }
+
+    /// Makes users with sessions and long tokens.
+    pub async fn seed(&self, request: SeedRequest) -> Result<SeedReport, Fault> {
+        let _ = request;
+        Err(Fault::busy("not yet"))
+    }
+}
