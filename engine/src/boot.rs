@@ -5,14 +5,20 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use runtime::ShardContext;
+
 use crate::Engine;
 use crate::admin::Admin;
 use crate::config::EngineConfig;
 use crate::fanout::Encoders;
 
-/// What a shard runs once the engine is ready there: it opens the doors. It returns when the doors are closed (after
-/// `Engine::draining`) and every connection has said Bye or was stopped hard.
-pub type Doors = Arc<dyn Fn(Engine) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync>;
+/// A shard's open doors: serves until they are closed (after the drain began and every connection has been told) or the
+/// hard stop fires.
+pub type Serving = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Opens a shard's doors: called on each shard's thread once its engine works and recovery is over. An error text (a port
+/// that is taken) fails the start of the whole server.
+pub type Doors = Arc<dyn Fn(Engine, ShardContext) -> Result<Serving, String> + Send + Sync>;
 
 /// Why the engine does not start. The text says what to do.
 #[derive(thiserror::Error, Debug)]
@@ -29,6 +35,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error("{0}")]
     Store(String),
+    /// The doors did not open.
+    #[error("{0}")]
+    Doors(String),
     /// The shards cannot start.
     #[error("{0}")]
     Runtime(String),

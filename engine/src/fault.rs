@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use proto::code::Code;
-use proto::values::Chapter;
+use proto::values::{Chapter, ConflictToken};
 
 use crate::request::ProgressView;
 
@@ -54,7 +54,7 @@ pub struct ConflictState {
     /// The chapter that was asked for.
     pub asked: Chapter,
     /// Under the strategy `ask`: send it back within ten minutes to override exactly this stored state.
-    pub token: Option<[u8; 16]>,
+    pub token: Option<ConflictToken>,
 }
 
 /// One field that was wrong.

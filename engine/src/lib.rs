@@ -18,12 +18,22 @@ pub mod request;
 
 use proto::ids::{DeviceId, GrantId, SessionId, UserId};
 
-use accounts::{LoginRequest, RegisterRequest, Registered, SessionView, SignedIn};
-use attach::{AttachOptions, Attachment};
-use catalogue::Catalogue;
-use fault::Fault;
-use grants::{Grant, Peer};
-use request::{Command, Done, Query, View};
+pub use accounts::{Identifier, LoginRequest, RegisterRequest, Registered, SessionView, SignedIn};
+pub use admin::{Admin, SeedReport, SeedRequest, Seeded};
+pub use attach::{Ask, AttachOptions, Attachment, Outgoing, Welcome};
+pub use boot::{Doors, Facts, Running, Serving, StartError, start};
+pub use catalogue::{Catalogue, Series};
+pub use config::{EngineConfig, Limits, Registration, TokenConfig};
+pub use fanout::{Encode, Encoders, WireForm};
+pub use fault::{ConflictState, Extra, Fault, FieldFault};
+pub use grants::{Grant, Peer, Role};
+pub use request::{
+    Acked, Announcement, CatchUp, Command, DeviceView, Done, HistoryView, LibraryView, ProgressView, Query,
+    ResumeToken, SetProgress, Strategy, View,
+};
+
+/// Something that one shard's doors hand to another's: a connection on its way to its user's owner.
+pub type Handed = Box<dyn std::any::Any + Send>;
 
 /// The engine on one shard. Cheap to clone, not `Send`.
 #[derive(Clone)]
@@ -79,7 +89,18 @@ impl Engine {
         0
     }
 
-    /// The runtime context of this shard: listeners, timers, drain and stop signals.
+    /// Hands something (a detached connection) to the doors of another shard; refused (`Capacity`) when its mailbox is full,
+    /// and handed back.
+    pub fn hand_over(&self, to: usize, handed: Handed) -> Result<(), (Handed, Fault)> {
+        Err((handed, Fault::busy("not yet")))
+    }
+
+    /// What other shards' doors hand to this one's. One task per shard waits here.
+    pub async fn next_handed(&self) -> Handed {
+        std::future::pending().await
+    }
+
+    /// This data folder's number in merge keys.
     pub fn node(&self) -> proto::ids::NodeId {
         proto::ids::NodeId(0)
     }

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+pub use proto::frame::ResumeToken;
 use proto::ids::{DeviceId, MangaId, UserId};
-use proto::values::{Chapter, DeviceSeq, MergeKey, Page, ReadingStatus};
+use proto::values::{Chapter, ConflictToken, DeviceSeq, MergeKey, Page, ReadingStatus};
 
 /// One progress update, whatever the door.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,7 +25,7 @@ pub struct SetProgress {
     /// Go back if need be.
     pub force: bool,
     /// Overrides exactly the state that the conflict showed (strategy `ask`).
-    pub conflict_token: Option<[u8; 16]>,
+    pub conflict_token: Option<ConflictToken>,
     /// Answer only when the database has it, not the journal alone.
     pub ack_database: bool,
 }
@@ -91,17 +92,7 @@ pub enum Command {
     },
 }
 
-/// What to do about going back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Strategy {
-    /// Refuse unless forced.
-    #[default]
-    Furthest,
-    /// Accept.
-    Latest,
-    /// Show both sides and a token that overrides.
-    Ask,
-}
+pub use hub::Strategy;
 
 /// The answer to a command.
 #[derive(Clone, PartialEq, Debug)]
@@ -254,10 +245,6 @@ pub struct CatchUp {
     pub resume: ResumeToken,
 }
 
-/// A position in a stream, opaque to clients: node, epoch, sequence (24 bytes).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct ResumeToken(pub [u8; 24]);
-
 /// A user's change, as its other connections hear of it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Announcement {
@@ -265,6 +252,6 @@ pub struct Announcement {
     pub user: UserId,
     /// The state as it is now.
     pub state: ProgressView,
-    /// Where a client that has taken this in stands.
+    /// Where a client that has taken this in stands; `resume.position()` is the frame's `header.seq`.
     pub resume: ResumeToken,
 }
