@@ -2,6 +2,7 @@
 //! state; what it changes goes through the store and is published to the shards.
 
 use proto::ids::{MangaId, SessionId, UserId};
+use storage::store::{ImportReport, ImportRow, SharedStore};
 
 use crate::fault::Fault;
 
@@ -58,4 +59,31 @@ impl Admin {
         let _ = request;
         Err(Fault::busy("not yet"))
     }
+
+    /// Imports series by the store's rules and publishes the new catalogue to every shard before it answers.
+    pub async fn import(&self, rows: Vec<ImportRow>) -> Result<ImportReport, Fault> {
+        let _ = rows;
+        Err(Fault::busy("not yet"))
+    }
+
+    /// The store, for its own upkeep: check, parked records. Nothing that a shard holds in memory is changed through it.
+    pub fn store(&self) -> SharedStore {
+        unimplemented!("api first")
+    }
+
+    /// How far the store has followed the journal.
+    pub fn backlog(&self) -> Backlog {
+        Backlog::default()
+    }
+}
+
+/// How far the store has followed the journal, for `db drain` and the statistics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Backlog {
+    /// The last durable record.
+    pub durable_lsn: u64,
+    /// Every record up to here is in the store.
+    pub stored_lsn: u64,
+    /// Records that the store refused and that wait for a person.
+    pub parked: u64,
 }

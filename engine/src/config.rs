@@ -23,6 +23,8 @@ pub struct EngineConfig {
     pub limits: Limits,
     /// Start with whatever the store has, although it is not the one the journal was written for (`db adopt`).
     pub adopt_store: bool,
+    /// Imported before the doors open when the catalogue is empty: the demo. May be empty.
+    pub first_catalogue: Vec<storage::store::ImportRow>,
 }
 
 /// Who may make an account.
@@ -157,6 +159,7 @@ impl EngineConfig {
             },
             limits: Limits::default(),
             adopt_store: false,
+            first_catalogue: Vec::new(),
         }
     }
 }
