@@ -12,6 +12,7 @@ pub mod mailbox;
 pub mod net;
 pub mod notify;
 pub mod on_shard;
+pub mod open_files;
 pub mod probe;
 pub mod shutdown;
 pub mod task;
