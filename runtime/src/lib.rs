@@ -13,6 +13,7 @@ pub mod net;
 pub mod notify;
 pub mod on_shard;
 pub mod open_files;
+pub mod priority;
 pub mod probe;
 pub mod shutdown;
 pub mod task;
