@@ -3,9 +3,10 @@
 //! `docs/protocol.md` is the same contract in words, for people who write a client in another language.
 
 pub mod code;
+pub mod frame;
 pub mod ids;
 pub mod values;
 
 pub use code::Code;
 pub use ids::{DeviceId, GrantId, MangaId, NodeId, SessionId, UserId};
-pub use values::{Chapter, DeviceSeq, MergeKey, Page, ReadingStatus, SeriesStatus, ValueError, Version};
+pub use values::{Chapter, ConflictToken, DeviceSeq, MergeKey, Page, ReadingStatus, SeriesStatus, ValueError, Version};

@@ -138,6 +138,44 @@ pub struct Page(pub u32);
 #[serde(transparent)]
 pub struct DeviceSeq(pub u64);
 
+/// What an `ask` conflict hands out and its resolution brings back: sixteen opaque bytes, hex in JSON. All zero is the wire's
+/// spelling of "none", so it is never a token.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ConflictToken([u8; 16]);
+
+impl ConflictToken {
+    const EXPECTED: ValueError = ValueError::new("conflict_token", "32 hexadecimal digits, not all zero");
+
+    /// Wraps the sixteen bytes; none when all are zero.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
+        if u128::from_le_bytes(bytes) == 0 { None } else { Some(Self(bytes)) }
+    }
+
+    /// The sixteen bytes.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConflictToken {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl FromStr for ConflictToken {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        // from_str_radix would take a sign; 32 hexadecimal digits have none.
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(Self::EXPECTED);
+        }
+        let number = u128::from_str_radix(text, 16).map_err(|_| Self::EXPECTED)?;
+        Self::from_bytes(number.to_be_bytes()).ok_or(Self::EXPECTED)
+    }
+}
+
 /// A hybrid logical clock reading: 41 bits of milliseconds since 2024-01-01 UTC, then 12 bits of counter. 53 bits, so it
 /// survives a JSON number. Larger is later.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
