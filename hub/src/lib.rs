@@ -5,6 +5,7 @@
 //! increment), and the state changes only by merging that record. Recovery merges the same records again, so replaying a
 //! journal, in whole or twice, ends where applying ended.
 
+pub mod access;
 pub mod account;
 pub mod apply;
 pub mod clock;
@@ -22,6 +23,8 @@ pub mod token;
 pub mod user;
 pub mod window;
 
+pub use access::{Role, Scope, ScopeSet};
+pub use account::{Email, Password, SignInName, Username};
 pub use apply::apply;
 pub use clock::Hlc;
 pub use command::{Command, Context, SeriesFacts, SetProgress};
