@@ -11,6 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use runtime::probe::BackendKind;
+
 pub(crate) use layers::{ConfigError, Resolved, Sources};
 pub(crate) use rules::Registration;
 pub(crate) use show::{as_json, as_table};
@@ -28,16 +30,18 @@ pub(crate) struct Config {
     pub(crate) listen: IpAddr,
     /// How many shards; none means as many as allowed CPUs.
     pub(crate) shards: Option<usize>,
-    /// `auto`, `io_uring` or `epoll`.
-    pub(crate) backend: String,
+    /// Which backend, when it is not for the probe to choose.
+    pub(crate) backend: Option<BackendKind>,
     /// Peers whose forwarded headers count.
-    pub(crate) trusted_proxies: Vec<String>,
+    pub(crate) trusted_proxies: Vec<IpAddr>,
     /// How long a stop may take.
     pub(crate) drain: Duration,
     /// The ports.
     pub(crate) ports: Ports,
     /// Certificate and key, when TLS is on.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    /// With TLS, whether plain connections from beyond loopback are served too.
+    pub(crate) tls_allow_plain: bool,
     /// Sessions and registration.
     pub(crate) auth: Auth,
     /// Whether an empty catalogue is filled with the demo.
@@ -48,16 +52,14 @@ pub(crate) struct Config {
     pub(crate) strict_total: bool,
     /// The HTTP door's own settings.
     pub(crate) http: Http,
-    /// How long a sync connection may take to sign in, and stay silent.
-    pub(crate) sync_auth_timeout: Duration,
     /// How long a sync connection may stay silent.
     pub(crate) sync_idle_timeout: Duration,
     /// What is limited, and to how much.
     pub(crate) limits: Limits,
     /// How large the journal may grow.
     pub(crate) journal_bytes_max: u64,
-    /// The store writer's batches.
-    pub(crate) store: Store,
+    /// Rows that may wait for the store in memory before the journal's segments are read instead.
+    pub(crate) store_queue_rows: usize,
     /// What is logged.
     pub(crate) log_filter: String,
     /// Whether the log is JSON lines.
@@ -102,8 +104,8 @@ pub(crate) struct Http {
     pub(crate) cors_origins: Vec<String>,
     /// The largest request body.
     pub(crate) body_bytes_max: usize,
-    /// How long a request's head may take.
-    pub(crate) header_timeout: Duration,
+    /// The largest request head.
+    pub(crate) header_bytes_max: usize,
     /// How long an idle connection is kept.
     pub(crate) idle_timeout: Duration,
 }
@@ -111,8 +113,10 @@ pub(crate) struct Http {
 /// What is limited, and to how much. Defaults and reasons: mangahub.toml.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
-    pub(crate) connections: Option<usize>,
-    pub(crate) connections_per_address: usize,
+    pub(crate) connections: Option<u32>,
+    pub(crate) connections_per_address: u32,
+    pub(crate) greeting_timeout: Duration,
+    pub(crate) write_timeout: Duration,
     pub(crate) mailbox_messages: usize,
     pub(crate) queue_messages: usize,
     pub(crate) queue_bytes: usize,
@@ -123,33 +127,29 @@ pub(crate) struct Limits {
     pub(crate) lines_burst: u32,
     pub(crate) requests_per_s: u32,
     pub(crate) requests_burst: u32,
-    pub(crate) hash_threads: usize,
+    pub(crate) logins_per_address: u32,
+    pub(crate) logins_per_account: u32,
     pub(crate) hash_queue: usize,
-    pub(crate) user_cache_bytes: usize,
+    pub(crate) user_bytes: usize,
     pub(crate) dirty_bytes: usize,
-}
-
-/// The store writer's batches.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Store {
-    /// Rows that may wait in memory before the journal's segments are read instead.
-    pub(crate) queue_rows: usize,
-    /// Rows of one batch.
-    pub(crate) batch_rows: usize,
-    /// How long a batch gathers.
-    pub(crate) batch: Duration,
 }
 
 impl Config {
     /// Takes the values of a checked configuration and holds them against each other.
     pub(crate) fn from_resolved(resolved: &Resolved) -> Result<Self, ConfigError> {
+        rules::available(resolved)?;
         let read = Reader(resolved);
+        let listen = read.text("listen").parse().expect("the key's kind is an address");
         let config = Self {
             data_dir: PathBuf::from(read.text("data_dir")),
-            listen: read.text("listen").parse().expect("the key's kind is an address"),
+            listen,
             shards: Some(read.number("shards")).filter(|shards| *shards > 0),
-            backend: read.text("backend"),
-            trusted_proxies: read.list("trusted_proxies"),
+            backend: match read.text("backend").as_str() {
+                "io_uring" => Some(BackendKind::IoUring),
+                "epoll" => Some(BackendKind::Epoll),
+                _ => None,
+            },
+            trusted_proxies: rules::addresses(&read.list("trusted_proxies"))?,
             drain: read.millis("drain_ms"),
             ports: Ports {
                 http: read.number("ports.http"),
@@ -157,11 +157,12 @@ impl Config {
                 metrics: read.number("ports.metrics"),
             },
             tls: rules::tls(&read.text("tls.cert"), &read.text("tls.key"))?,
+            tls_allow_plain: read.switch("tls.allow_plain"),
             auth: Auth {
                 jwt_secret: rules::secret(read.text("auth.jwt_secret"))?,
                 access_token_ttl: read.seconds("auth.access_token_ttl_s"),
                 refresh_token_ttl: read.seconds("auth.refresh_token_ttl_s"),
-                registration: rules::registration(&read.text("auth.registration"), read.text("listen").parse().ok()),
+                registration: rules::registration(&read.text("auth.registration"), listen),
             },
             demo_catalogue: read.switch("catalogue.demo"),
             catalogue_require_auth: read.switch("catalogue.require_auth"),
@@ -169,22 +170,17 @@ impl Config {
             http: Http {
                 cors_origins: read.list("http.cors_origins"),
                 body_bytes_max: read.number("http.body_bytes_max"),
-                header_timeout: read.millis("http.header_timeout_ms"),
+                header_bytes_max: read.number("http.header_bytes_max"),
                 idle_timeout: read.millis("http.idle_timeout_ms"),
             },
-            sync_auth_timeout: read.millis("tcp_sync.auth_timeout_ms"),
             sync_idle_timeout: read.millis("tcp_sync.idle_timeout_ms"),
             limits: Limits::read(&read),
             journal_bytes_max: read.number("journal.bytes_max"),
-            store: Store {
-                queue_rows: read.number("store.queue_rows"),
-                batch_rows: read.number("store.batch_rows"),
-                batch: read.millis("store.batch_ms"),
-            },
+            store_queue_rows: read.number("store.queue_rows"),
             log_filter: read.text("log.filter"),
             log_json: read.text("log.format") == "json",
         };
-        rules::check(&config, resolved)?;
+        rules::check(&config, read.switch("insecure"))?;
         Ok(config)
     }
 
@@ -199,6 +195,8 @@ impl Limits {
         Self {
             connections: Some(read.number("limits.connections")).filter(|number| *number > 0),
             connections_per_address: read.number("limits.connections_per_address"),
+            greeting_timeout: read.millis("limits.greeting_timeout_ms"),
+            write_timeout: read.millis("limits.write_timeout_ms"),
             mailbox_messages: read.number("limits.mailbox_messages"),
             queue_messages: read.number("limits.queue_messages"),
             queue_bytes: read.number("limits.queue_bytes"),
@@ -209,9 +207,10 @@ impl Limits {
             lines_burst: read.number("limits.lines_burst"),
             requests_per_s: read.number("limits.requests_per_s"),
             requests_burst: read.number("limits.requests_burst"),
-            hash_threads: read.number("limits.hash_threads"),
+            logins_per_address: read.number("limits.logins_per_address"),
+            logins_per_account: read.number("limits.logins_per_account"),
             hash_queue: read.number("limits.hash_queue"),
-            user_cache_bytes: read.number("limits.user_cache_bytes"),
+            user_bytes: read.number("limits.user_bytes"),
             dirty_bytes: read.number("limits.dirty_bytes"),
         }
     }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::config::Config;
 use crate::config::layers::{ConfigError, Resolved};
+use crate::config::value::Value;
 
 /// Who may make an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +21,11 @@ pub(crate) enum Registration {
 const SECRET_BYTES_MIN: usize = 32;
 
 /// `auto` is open on loopback and closed beyond it.
-pub(super) fn registration(word: &str, listen: Option<IpAddr>) -> Registration {
+pub(super) fn registration(word: &str, listen: IpAddr) -> Registration {
     match word {
         "open" => Registration::Open,
         "closed" => Registration::Closed,
-        _ if listen.is_some_and(|address| address.is_loopback()) => Registration::Open,
+        _ if listen.is_loopback() => Registration::Open,
         _ => Registration::Closed,
     }
 }
@@ -51,16 +52,34 @@ pub(super) fn tls(cert: &str, key: &str) -> Result<Option<(PathBuf, PathBuf)>, C
     }
 }
 
-/// Everything that concerns more than one key.
-pub(super) fn check(config: &Config, resolved: &Resolved) -> Result<(), ConfigError> {
-    for (key, _, origin) in resolved.iter().filter(|(key, ..)| key.reserved && resolved.is_set(key.path)) {
-        return Err(ConfigError::Rule(format!(
-            "{} ({origin}) is not available in this version: progress is kept in the embedded store of the data \
-             folder. Unset it to start",
-            key.path
-        )));
+/// Single addresses; a proxy is known by its own.
+pub(super) fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, ConfigError> {
+    let wrong = |text: &String| ConfigError::Rule(format!("trusted_proxies has {text:?}, which is not an IP address"));
+    texts.iter().map(|text| text.parse().map_err(|_| wrong(text))).collect()
+}
+
+/// What this version knows but cannot do is refused, never ignored.
+pub(super) fn available(resolved: &Resolved) -> Result<(), ConfigError> {
+    for (key, value, origin) in resolved.iter().filter(|(key, ..)| resolved.is_set(key.path)) {
+        if key.reserved && *value != Value::Text(String::new()) {
+            return Err(ConfigError::Rule(format!(
+                "{} ({origin}) is not available in this version: everything is kept in the embedded store of the data \
+                 folder. Unset it to start",
+                key.path
+            )));
+        }
+        if key.path == "auth.registration" && *value == Value::Text("invite".to_owned()) {
+            return Err(ConfigError::Rule(format!(
+                "auth.registration = \"invite\" ({origin}) is not available in this version; use \"closed\" and \
+                 `mangahub admin create`, or \"open\""
+            )));
+        }
     }
-    let insecure = resolved.get("insecure").0 == crate::config::value::Value::Switch(true);
+    Ok(())
+}
+
+/// Everything that concerns more than one key.
+pub(super) fn check(config: &Config, insecure: bool) -> Result<(), ConfigError> {
     if !config.listen.is_loopback() && config.tls.is_none() && config.trusted_proxies.is_empty() && !insecure {
         return Err(ConfigError::Rule(format!(
             "listening on {} without TLS would send passwords and tokens in clear. Set tls.cert and tls.key, or \
@@ -68,22 +87,15 @@ pub(super) fn check(config: &Config, resolved: &Resolved) -> Result<(), ConfigEr
             config.listen
         )));
     }
-    for proxy in &config.trusted_proxies {
-        if network(proxy).is_none() {
-            return Err(ConfigError::Rule(format!(
-                "trusted_proxies has {proxy:?}, which is neither an IP address nor a network such as 10.0.0.0/8"
-            )));
-        }
-    }
     if config.auth.refresh_token_ttl < config.auth.access_token_ttl {
         return Err(ConfigError::Rule(
             "auth.refresh_token_ttl_s is shorter than auth.access_token_ttl_s; a session would end before its token"
                 .to_owned(),
         ));
     }
-    if config.limits.dirty_bytes > config.limits.user_cache_bytes {
+    if config.limits.dirty_bytes > config.limits.user_bytes {
         return Err(ConfigError::Rule(
-            "limits.dirty_bytes is larger than limits.user_cache_bytes, of which it is a part".to_owned(),
+            "limits.dirty_bytes is larger than limits.user_bytes, of which it is a part".to_owned(),
         ));
     }
     distinct_ports(config)
@@ -101,15 +113,4 @@ fn distinct_ports(config: &Config) -> Result<(), ConfigError> {
         }
     }
     Ok(())
-}
-
-/// An address, or an address and a prefix length.
-fn network(text: &str) -> Option<(IpAddr, u8)> {
-    let (address, prefix) = match text.split_once('/') {
-        Some((address, prefix)) => (address, Some(prefix.parse::<u8>().ok()?)),
-        None => (text, None),
-    };
-    let address: IpAddr = address.parse().ok()?;
-    let longest = if address.is_ipv4() { 32 } else { 128 };
-    Some((address, prefix.unwrap_or(longest))).filter(|(_, prefix)| *prefix <= longest)
 }
