@@ -1,0 +1,128 @@
+//! The Tokio shell around the frame protocol: a socket, its reads and its writes. What is queued on the connection goes out with
+//! the next `next` or `flush`, all of it in one write. Dropping the client closes the socket; nothing is retried behind the
+//! caller's back.
+
+use std::io;
+
+use proto::frame::{Hello, SetProgress, Welcome};
+use proto::{Code, SessionId, UserId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, ToSocketAddrs};
+
+use crate::frames::{self, Connection, Event};
+
+/// Bytes asked of the socket at a time: a few hundred acks.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Why a client cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket failed.
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// The server does not follow the protocol.
+    #[error(transparent)]
+    Protocol(#[from] frames::Error),
+    /// The server refused Hello or closed, and said why.
+    #[error("the server closed the connection: {detail} ({})", code.map_or("no code", Code::as_str))]
+    Closed {
+        /// The reason, when this version knows it.
+        code: Option<Code>,
+        /// In words.
+        detail: String,
+    },
+    /// The server closed without a word.
+    #[error("the server closed the connection without a Bye")]
+    Cut,
+}
+
+/// Who the server says we are.
+#[derive(Clone, Debug)]
+pub struct SignedIn {
+    /// The session.
+    pub session: SessionId,
+    /// The user.
+    pub user: UserId,
+    /// The user's name.
+    pub username: String,
+    /// The highest device sequence that was applied.
+    pub last_seq: u64,
+    /// How many updates may be unanswered.
+    pub window: u32,
+}
+
+impl SignedIn {
+    /// Keeps what a Welcome says.
+    pub fn of(welcome: &Welcome<'_>) -> Self {
+        Self {
+            session: welcome.session,
+            user: welcome.user,
+            username: welcome.username.to_owned(),
+            last_seq: welcome.last_seq,
+            window: welcome.window,
+        }
+    }
+}
+
+/// One signed-in connection. `T` is what the caller wants back with each update's answer.
+#[derive(Debug)]
+pub struct FrameClient<T> {
+    stream: TcpStream,
+    connection: Connection<T>,
+}
+
+impl<T> FrameClient<T> {
+    /// Connects, says Hello and waits for Welcome.
+    pub async fn connect(address: impl ToSocketAddrs, hello: &Hello<'_>) -> Result<(Self, SignedIn), Error> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let mut client = Self { stream, connection: Connection::open(hello)? };
+        let mut answered = Vec::new();
+        let signed_in = match client.next(&mut answered).await? {
+            Event::Welcome(welcome) => SignedIn::of(&welcome),
+            Event::Bye(bye) => {
+                return Err(Error::Closed { code: frames::bye_code(&bye), detail: bye.detail.to_owned() });
+            }
+            Event::Reject(reject) => {
+                return Err(Error::Closed { code: reject.code(), detail: reject.detail.to_owned() });
+            }
+            _ => return Err(Error::Cut),
+        };
+        Ok((client, signed_in))
+    }
+
+    /// The protocol's side: queue requests here, then call [`Self::next`] or [`Self::flush`].
+    pub fn connection(&mut self) -> &mut Connection<T> {
+        &mut self.connection
+    }
+
+    /// Queues one update; see [`Connection::set_progress`].
+    pub fn set_progress(&mut self, update: &SetProgress, tag: T) -> Result<u64, frames::WindowFull> {
+        self.connection.set_progress(update, tag)
+    }
+
+    /// Sends what is queued.
+    pub async fn flush(&mut self) -> Result<(), Error> {
+        if !self.connection.pending_out().is_empty() {
+            self.stream.write_all(self.connection.pending_out()).await?;
+            let bytes = self.connection.pending_out().len();
+            self.connection.sent(bytes);
+        }
+        Ok(())
+    }
+
+    /// Sends what is queued and waits for the next event. `answered` then holds the tags of the updates it answers.
+    /// Cancelling it between two events loses nothing that was received.
+    pub async fn next(&mut self, answered: &mut Vec<T>) -> Result<Event<'_>, Error> {
+        self.flush().await?;
+        while !self.connection.has_event()? {
+            let room = self.connection.room(READ_BYTES);
+            let bytes = self.stream.read(room).await?;
+            if bytes == 0 {
+                return Err(Error::Cut);
+            }
+            self.connection.received(bytes);
+        }
+        self.connection.poll(answered)?.ok_or(Error::Cut)
+    }
+}

@@ -1,0 +1,162 @@
+//! What a run measured, as a table for a person and as JSON for a script. It never prints a mean, and a run without samples is
+//! a failure, not a row of zeros.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// Latencies in microseconds, from the moment an update was due (open loop) or sent (closed loop) to its acknowledgement.
+#[derive(Clone, Debug, Serialize)]
+pub struct Latency {
+    /// Median.
+    pub p50_us: u64,
+    /// One in ten is slower.
+    pub p90_us: u64,
+    /// One in a hundred is slower.
+    pub p99_us: u64,
+    /// One in a thousand is slower.
+    pub p99_9_us: u64,
+    /// The slowest.
+    pub max_us: u64,
+    /// How many were measured.
+    pub samples: u64,
+}
+
+/// There was nothing to report.
+#[derive(Debug, thiserror::Error)]
+#[error("no samples: not one update was acknowledged in the measured time; see the errors above")]
+pub struct NoSamples;
+
+impl Latency {
+    /// From a histogram of microseconds.
+    pub fn of(histogram: &Histogram<u64>) -> Result<Self, NoSamples> {
+        if histogram.is_empty() {
+            return Err(NoSamples);
+        }
+        let at = |quantile| histogram.value_at_quantile(quantile);
+        Ok(Self {
+            p50_us: at(0.5),
+            p90_us: at(0.9),
+            p99_us: at(0.99),
+            p99_9_us: at(0.999),
+            max_us: histogram.max(),
+            samples: histogram.len(),
+        })
+    }
+}
+
+/// What the server used during the measured time.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServerCost {
+    /// CPU time of the whole process.
+    pub cpu_us: u64,
+    /// The same over the acknowledged updates.
+    pub cpu_us_per_update: f64,
+    /// Resident memory at the end.
+    pub rss_bytes: u64,
+    /// Open descriptors at the end.
+    pub descriptors: u64,
+}
+
+/// Where and with what it was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// CPUs this process may use.
+    pub cpus: usize,
+    /// The processor's name.
+    pub processor: String,
+    /// The kernel's release.
+    pub kernel: String,
+}
+
+impl Machine {
+    /// Reads /proc.
+    pub fn here() -> Self {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let cpuinfo = read("/proc/cpuinfo");
+        let processor = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        Self {
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            processor: processor.map_or_else(|| "unknown".into(), |(_, name)| name.trim().into()),
+            kernel: read("/proc/sys/kernel/osrelease").trim().into(),
+        }
+    }
+}
+
+/// One run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The run's parameters, as they were given or defaulted.
+    pub run: serde_json::Value,
+    /// Limits that the profile raised above the server's defaults, by configuration key.
+    pub limits_raised: BTreeMap<String, String>,
+    /// Where it ran.
+    pub machine: Machine,
+    /// Measured seconds, warm-up left out.
+    pub measured_s: f64,
+    /// Durable acknowledged updates in that time.
+    pub acknowledged: u64,
+    /// Of them per second.
+    pub acknowledged_per_s: f64,
+    /// Announcements that reached watching devices in that time.
+    pub announced: u64,
+    /// Time to acknowledgement.
+    pub latency: Latency,
+    /// Refusals and failures by kind, whole run.
+    pub errors: BTreeMap<String, u64>,
+    /// What the server used; absent when its pid is not known.
+    pub server: Option<ServerCost>,
+    /// CPU time of the harness in the measured time.
+    pub client_cpu_us: u64,
+}
+
+impl Report {
+    /// A table of aligned rows.
+    pub fn table(&self) -> String {
+        let mut rows = vec![
+            ("durable updates/s".to_string(), format!("{:.0}", self.acknowledged_per_s)),
+            ("acknowledged".into(), format!("{} in {:.1} s", self.acknowledged, self.measured_s)),
+            ("announced".into(), self.announced.to_string()),
+        ];
+        let latency = &self.latency;
+        let points = [
+            ("p50", latency.p50_us),
+            ("p90", latency.p90_us),
+            ("p99", latency.p99_us),
+            ("p99.9", latency.p99_9_us),
+            ("max", latency.max_us),
+        ];
+        rows.extend(points.map(|(name, us)| (format!("ack {name}"), format!("{us} us"))));
+        match &self.server {
+            Some(server) => rows.extend([
+                ("server CPU/update".into(), format!("{:.2} us", server.cpu_us_per_update)),
+                ("server CPU".into(), format!("{:.2} cores", server.cpu_us as f64 / 1e6 / self.measured_s)),
+                ("server RSS".into(), format!("{:.1} MiB", server.rss_bytes as f64 / 1_048_576.0)),
+                ("server descriptors".into(), server.descriptors.to_string()),
+            ]),
+            None => rows.push(("server CPU".into(), "unknown: give --server-pid".into())),
+        }
+        let client_cores = self.client_cpu_us as f64 / 1e6 / self.measured_s;
+        rows.push(("client CPU".into(), format!("{client_cores:.2} cores")));
+        rows.extend(self.errors.iter().map(|(kind, count)| (format!("error {kind}"), count.to_string())));
+        rows.extend(self.limits_raised.iter().map(|(key, value)| (format!("raised {key}"), value.clone())));
+        let mut table = String::new();
+        for (name, value) in rows {
+            // Writing to a String cannot fail.
+            let _ = writeln!(table, "{name:<22} {value}");
+        }
+        table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_without_samples_is_a_failure() {
+        assert!(Latency::of(&Histogram::new(3).unwrap()).is_err());
+    }
+}
