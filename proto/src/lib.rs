@@ -5,6 +5,7 @@
 pub mod code;
 pub mod frame;
 pub mod ids;
+pub mod line;
 pub mod values;
 
 pub use code::Code;
