@@ -71,6 +71,13 @@ impl Admin {
         unimplemented!("api first")
     }
 
+    /// Applies a parked record again and takes it out when that works; false when there is no such record. The user's memory
+    /// holds its effect already.
+    pub async fn retry_parked(&self, id: i64) -> Result<bool, Fault> {
+        let _ = id;
+        Err(Fault::busy("not yet"))
+    }
+
     /// How far the store has followed the journal.
     pub fn backlog(&self) -> Backlog {
         Backlog::default()
