@@ -98,6 +98,12 @@ impl SetProgress {
     }
 }
 
+impl From<SetProgress> for Command {
+    fn from(command: SetProgress) -> Self {
+        Self::SetProgress(command)
+    }
+}
+
 /// What the catalogue says about a series.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SeriesFacts {

@@ -58,7 +58,7 @@ impl Series {
 }
 
 /// A user's state.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct UserState {
     user: UserId,
     node: NodeId,
@@ -134,6 +134,11 @@ impl UserState {
             Record::Device(record) => self.merge_device(&record.row()),
             Record::Preferences(record) => self.preferences = self.preferences.max(record.row),
         }
+        debug_assert_eq!(
+            usize::from(self.bitmaps),
+            self.devices.iter().filter(|device| device.window.heap_bytes() > 0).count(),
+            "bitmaps are accounted for as they come and go"
+        );
     }
 
     /// Whose state this is.
@@ -298,6 +303,17 @@ impl UserState {
         self.bitmaps -= u16::from(after_bytes < before_bytes);
     }
 }
+
+/// Two states are equal when they hold the same rows; how compactly is not compared.
+impl PartialEq for UserState {
+    fn eq(&self, other: &Self) -> bool {
+        (self.user, self.node, self.preferences) == (other.user, other.node, other.preferences)
+            && self.series == other.series
+            && self.devices == other.devices
+    }
+}
+
+impl Eq for UserState {}
 
 /// Vectors double by default; most users have a handful of series and devices, and stay in memory for long.
 fn grow_gently<T>(list: &mut Vec<T>) {
