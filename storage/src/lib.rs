@@ -3,6 +3,9 @@
 //! It decides no rule of the product: records are results that `hub` worked out.
 
 pub mod checkpoint;
+pub mod file_system;
 pub mod folder;
 pub mod journal;
 pub mod lane;
+pub mod migrations;
+pub mod store;

@@ -97,7 +97,11 @@ pub struct Migrated {
 
 /// Brings an SQLite database to the newest of `migrations`. Each step is a transaction that holds the database's write lock
 /// from its start, so two processes at once run every step once.
-pub fn run_sqlite(conn: &mut Connection, migrations: &[Migration], now_unix_ms: u64) -> Result<Migrated, MigrationError> {
+pub fn run_sqlite(
+    conn: &mut Connection,
+    migrations: &[Migration],
+    now_unix_ms: u64,
+) -> Result<Migrated, MigrationError> {
     let unreadable = |error: rusqlite::Error| MigrationError::Unreadable(error.to_string());
     conn.execute_batch(
         "CREATE TABLE IF NOT EXISTS schema_migrations (

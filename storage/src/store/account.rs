@@ -1,8 +1,35 @@
 //! What accounts are to a store: users, sessions, refresh tokens and revoked grants, as typed rows and requests. Every time is
 //! given by the caller in Unix milliseconds; a store has no clock of its own and never sees a password or a token in clear.
 
-use hub::account::Role;
 use proto::{GrantId, SessionId, UserId};
+
+/// What a user may do, as far as a store has to know: it finds administrators.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Role {
+    /// Everybody.
+    User,
+    /// Runs the place.
+    Admin,
+}
+
+impl Role {
+    /// The spelling in tables and tokens.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl std::str::FromStr for Role {
+    type Err = proto::ValueError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = [Self::User, Self::Admin].into_iter().find(|role| role.as_str() == text);
+        found.ok_or(proto::ValueError::new("role", "user or admin"))
+    }
+}
 
 /// SHA-256 of a refresh token. The token itself is never stored.
 pub type TokenHash = [u8; 32];
@@ -107,6 +134,8 @@ pub struct Session {
     pub created_at_unix_ms: u64,
     /// When it was last heard of (coalesced; may lag by some minutes).
     pub last_seen_at_unix_ms: u64,
+    /// When its refresh token stops working, and with it the session.
+    pub expires_at_unix_ms: u64,
 }
 
 /// A refresh token presented for a new one.

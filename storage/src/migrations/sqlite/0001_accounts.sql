@@ -23,10 +23,12 @@ CREATE TABLE sessions (
     user_agent TEXT,
     created_at INTEGER NOT NULL,
     last_seen_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
     revoked_at INTEGER
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX sessions_of_user ON sessions (user_id, last_seen_at) WHERE revoked_at IS NULL;
+CREATE INDEX sessions_expiring ON sessions (expires_at);
 
 -- A used token stays until it expires, so that presenting it again is recognised.
 CREATE TABLE refresh_tokens (

@@ -97,7 +97,8 @@ impl Writer {
         let (urgent, urgent_jobs) = sync_channel(queue_max);
         let (bulk, bulk_jobs) = sync_channel(queue_max);
         let thread = thread::Builder::new().name("store-writer".into()).spawn(move || {
-            lower_priority();
+            // Acknowledgements must not wait for the store.
+            runtime::priority::yield_to_shards();
             write_loop(&conn, &urgent_jobs, &bulk_jobs);
         })?;
         Ok(Self { queues: Some((urgent, bulk)), thread: Some(thread) })
@@ -186,7 +187,8 @@ fn run_group(conn: &Connection, group: &mut Vec<Box<dyn Job>>, begin: &str) {
 }
 
 fn run_transaction(conn: &Connection, group: &mut [Box<dyn Job>], begin: &str) -> Result<(), StoreError> {
-    let execute = |sql: &str| conn.prepare_cached(sql).and_then(|mut run| run.raw_execute().map(|_| ())).map_err(refusal);
+    let execute =
+        |sql: &str| conn.prepare_cached(sql).and_then(|mut run| run.raw_execute().map(|_| ())).map_err(refusal);
     execute(begin)?;
     for job in group.iter_mut() {
         execute("SAVEPOINT request")?;
@@ -259,6 +261,3 @@ impl Drop for Readers {
         }
     }
 }
-
-/// The store's bulk work yields to the shards: acknowledgements do not wait for it.
-fn lower_priority() {}

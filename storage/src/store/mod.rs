@@ -1,0 +1,147 @@
+//! The store: what outlives the journal. One trait, object-safe, that every database implements; its answers are futures that
+//! any executor can wait for, because the work happens on the store's own threads behind bounded queues (full is `Busy`, at
+//! once). A store promises that what it answered as applied is on its disk; it decides no rule of the product.
+
+pub mod account;
+pub mod batch;
+pub mod catalogue;
+pub mod error;
+pub mod import;
+pub mod sqlite;
+pub mod state;
+mod text_list;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use proto::{SessionId, UserId};
+
+pub use account::{
+    Account, NewRefreshToken, NewSession, NewUser, Purged, Revocation, RevokeAt, Role, Rotate, Rotation, SeedUser,
+    Session, TokenHash, UserKey,
+};
+pub use batch::{Applied, Batch, NewParked, Rows};
+pub use catalogue::{ImportReport, ImportRow, MangadexId, RejectReason, RejectedRow, RenamedSlug, SeriesRow};
+pub use error::{StoreError, UniqueField};
+pub use sqlite::{SqliteConfig, SqliteStore};
+pub use state::{HistoryAfter, HistoryDay, HistoryPage, LoadedUser, ParkedRecord, StoreCheck, TableCount};
+
+use crate::journal::{JournalId, LaneCursors, StoreId};
+
+/// What a store answers, sooner or later. Dropping it does not undo the work.
+pub type Answer<T> = BoxFuture<'static, Result<T, StoreError>>;
+
+/// A store that everybody shares.
+pub type SharedStore = Arc<dyn Store>;
+
+/// A database that holds users, their state and the catalogue.
+///
+/// Every method may answer [`StoreError::Busy`] and [`StoreError::Unavailable`]; only the further errors are named. A method
+/// that failed has changed nothing.
+pub trait Store: Send + Sync + 'static {
+    /// In a word, for the banner and the logs: `sqlite`.
+    fn kind(&self) -> &'static str;
+
+    /// The store's own id, made with it.
+    fn store_id(&self) -> StoreId;
+
+    // The journal's side.
+
+    /// How far this store has applied the journal; the start for a journal it does not know.
+    fn cursors(&self, journal: JournalId) -> Answer<LaneCursors>;
+
+    /// Every journal that has ever drained into this store, with its cursors.
+    fn journals(&self) -> Answer<Vec<(JournalId, LaneCursors)>>;
+
+    /// Accepts what the store has: sets the journal's cursors, whatever they were (`mangahub db adopt`).
+    fn adopt(&self, journal: JournalId, cursors: LaneCursors) -> Answer<()>;
+
+    /// Applies rows, parks records and moves cursors in one transaction. Rows behind what is stored change nothing, so any
+    /// batch may be applied any number of times. [`StoreError::Refused`]: some row of it cannot be stored; bisect.
+    fn apply(&self, batch: Batch) -> Answer<Applied>;
+
+    /// The parked records, oldest first.
+    fn parked(&self, rows_max: usize) -> Answer<Vec<ParkedRecord>>;
+
+    /// Takes a parked record out, because its rows have been applied or are not wanted; false when it is not there.
+    fn unpark(&self, id: i64) -> Answer<bool>;
+
+    /// Applies a parked record's rows and takes it out, in one transaction.
+    fn apply_parked(&self, id: i64, rows: Rows) -> Answer<Applied>;
+
+    // Users' state.
+
+    /// Everything that is stored about a user's reading, and the records of theirs that are parked; `None` for an unknown user.
+    fn load_user(&self, user: UserId) -> Answer<Option<LoadedUser>>;
+
+    /// A page of a user's reading history, newest first, the nodes added up.
+    fn history(&self, user: UserId, after: Option<HistoryAfter>, rows_max: usize) -> Answer<HistoryPage>;
+
+    // Accounts.
+
+    /// Makes a user. [`StoreError::Taken`] when the username or the email address belongs to somebody.
+    fn create_user(&self, user: NewUser) -> Answer<()>;
+
+    /// Finds a user.
+    fn find_user(&self, key: UserKey) -> Answer<Option<Account>>;
+
+    /// Replaces a password hash. [`StoreError::NotFound`].
+    fn set_password_hash(&self, user: UserId, hash: String, now_unix_ms: u64) -> Answer<()>;
+
+    /// Replaces a role. [`StoreError::NotFound`].
+    fn set_role(&self, user: UserId, role: Role, now_unix_ms: u64) -> Answer<()>;
+
+    /// All administrators.
+    fn admins(&self) -> Answer<Vec<Account>>;
+
+    /// How many users there are.
+    fn count_users(&self) -> Answer<u64>;
+
+    /// Opens a session with its first refresh token. Answers the sessions that were revoked to make room.
+    /// [`StoreError::NotFound`] when the user is gone.
+    fn open_session(&self, session: NewSession) -> Answer<Vec<Revocation>>;
+
+    /// Exchanges a refresh token, which can be done once.
+    fn rotate(&self, rotate: Rotate) -> Answer<Rotation>;
+
+    /// Ends the session that a refresh token belongs to; `None` when the token or the session is gone already.
+    fn revoke_by_token(&self, token: TokenHash, at: RevokeAt) -> Answer<Option<Revocation>>;
+
+    /// Ends one session of this user; `None` when it is not theirs or has ended.
+    fn revoke_session(&self, user: UserId, sid: SessionId, at: RevokeAt) -> Answer<Option<Revocation>>;
+
+    /// Ends all sessions of a user, but for the one named.
+    fn revoke_all(&self, user: UserId, except: Option<SessionId>, at: RevokeAt) -> Answer<Vec<Revocation>>;
+
+    /// A user's open sessions, last seen first.
+    fn sessions(&self, user: UserId, now_unix_ms: u64) -> Answer<Vec<Session>>;
+
+    /// Notes when sessions were last heard of; never moves one back. Send many at once, seldom.
+    fn touch_sessions(&self, seen: Vec<(SessionId, u64)>) -> Answer<()>;
+
+    /// Grants revoked at or after a time that are still worth remembering then.
+    fn revocations(&self, since_unix_ms: u64, now_unix_ms: u64) -> Answer<Vec<Revocation>>;
+
+    /// Removes what nothing can name any more: expired tokens, ended sessions, old revocations, and tombstones whose change
+    /// is older than `tombstones_before_unix_ms`.
+    fn purge(&self, now_unix_ms: u64, tombstones_before_unix_ms: u64) -> Answer<Purged>;
+
+    /// Makes many users in one transaction, for load runs. Those that exist are left alone; answers how many were new.
+    fn seed_users(&self, users: Vec<SeedUser>) -> Answer<u64>;
+
+    // The catalogue.
+
+    /// Every series, by id.
+    fn load_catalogue(&self) -> Answer<Vec<SeriesRow>>;
+
+    /// Imports series in one transaction, by the rules of [`import`]. The same rows again change nothing.
+    fn import(&self, rows: Vec<ImportRow>, now_unix_ms: u64) -> Answer<ImportReport>;
+
+    // Looking after it.
+
+    /// A cheap question that only a working store answers.
+    fn ping(&self) -> Answer<()>;
+
+    /// Looks the whole store over; takes as long as reading it.
+    fn check(&self) -> Answer<StoreCheck>;
+}
