@@ -139,4 +139,7 @@ pub enum StartError {
     /// The disk refused, or the folder changed since it was opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The store and the journal do not fit each other.
+    #[error(transparent)]
+    Cursors(#[from] ReplayError),
 }

@@ -2,12 +2,19 @@
 //! writes what has gathered as one commit and publishes, per shard, how far it is durable. It promises that nothing past the
 //! watermark can be lost by this host, and it must never rewrite an acknowledged block or retry a failed write.
 
-pub mod cursors;
-pub mod engine;
-pub mod error;
-pub mod feed;
-pub mod recovery;
-pub mod shard;
+mod catch_up;
+mod chain;
+mod commit;
+mod cursors;
+mod engine;
+mod error;
+mod feed;
+mod format;
+mod recovery;
+mod room;
+mod scan;
+mod shard;
+mod start;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,9 +23,10 @@ use std::sync::Arc;
 pub use cursors::{Cursors, LaneCursors};
 pub use engine::{Engine, Medium, SegmentFile, StdEngine};
 pub use error::{OpenError, ReplayError, StartError};
-pub use feed::{CommitFeed, Committed, FeedError, Next};
-pub use recovery::{Opened, Recovery, Replay, Replayed, Starter, open};
-pub use shard::{Busy, BusyReason, Durable, Journal, Journalled, ShardJournal, Stats, Ticket};
+pub use feed::{CommitFeed, Committed, FeedError, Next, RawRecord};
+pub use recovery::{Opened, Recovery, Replay, Replayed, open};
+pub use shard::{Busy, BusyReason, Durable, Journalled, ShardJournal, Ticket};
+pub use start::{Journal, Started, Starter, Stats};
 
 /// A record's position in the journal: counts from 1, without gaps. 0 stands before the first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
@@ -30,7 +38,7 @@ impl Lsn {
 
     /// The one `records` later.
     pub const fn plus(self, records: u64) -> Lsn {
-        Lsn(self.0 + records)
+        Lsn(self.0.saturating_add(records))
     }
 }
 
@@ -114,7 +122,7 @@ impl JournalConfig {
             expected: None,
             segment_bytes: Self::SEGMENT_BYTES,
             journal_bytes_max: Self::JOURNAL_BYTES_MAX,
-            in_flight_bytes_max: 16 << 20,
+            in_flight_bytes_max: 8 << 20,
             feed_rows_max: 100_000,
             engine: Arc::new(StdEngine::default()),
             on_failure: Arc::new(|what| {

@@ -1,13 +1,19 @@
 //! Opening a journal: the chain of segments is checked before anything is replayed, a torn last commit is dropped and
 //! reported, anything else that is broken is refused with the way out. It must never drop an acknowledged record silently.
 
-use proto::Version;
+use std::collections::VecDeque;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
 
+use proto::Version;
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::chain::{self, Chain, Sealed};
 use super::feed::RawRecord;
-use super::{
-    CommitFeed, Cursors, Journal, JournalConfig, JournalId, LaneCursors, Listener, Lsn, Medium, OpenError, ReplayError,
-    ShardJournal, StartError,
-};
+use super::format::record_parts;
+use super::scan::{SegmentScan, io_error};
+use super::{JournalConfig, JournalId, LaneCursors, Lsn, Medium, OpenError, ReplayError, Starter};
+use crate::file_system;
 
 /// An opened journal: first replay, then start.
 #[derive(Debug)]
@@ -19,8 +25,12 @@ pub struct Opened {
 }
 
 /// What a journal contained when it was opened.
-#[derive(Debug)]
-pub struct Recovery {}
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    pub(super) chain: Arc<Chain>,
+    pub(super) medium: Medium,
+    pub(super) fresh: bool,
+}
 
 /// What one walk over the journal gave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -34,69 +44,144 @@ pub struct Replayed {
 impl Recovery {
     /// Which journal: the key of the store's cursors.
     pub fn journal_id(&self) -> JournalId {
-        unimplemented!("api first")
+        self.chain.journal
+    }
+
+    /// Whether there was no journal and one has been begun.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
     }
 
     /// The last durable record.
     pub fn end(&self) -> Lsn {
-        unimplemented!("api first")
+        self.chain.end
+    }
+
+    /// The first record that is still here; one past the end when there is none.
+    pub fn first(&self) -> Lsn {
+        self.chain.first()
     }
 
     /// The largest version that any segment or commit has noted: the clock must start above it.
     pub fn version_high_water(&self) -> Version {
-        unimplemented!("api first")
+        self.chain.version
     }
 
-    /// Bytes of the torn last commit that was dropped, if there was one.
+    /// Bytes of the torn last commit that was dropped, if there was one. It was never acknowledged.
     pub fn torn_bytes(&self) -> Option<u64> {
-        unimplemented!("api first")
+        self.chain.torn
     }
 
     /// What the journal stands on.
     pub fn medium(&self) -> &Medium {
-        unimplemented!("api first")
+        &self.medium
     }
 
     /// Checks the store's cursors against the journal and begins a walk over every record behind its lane's cursor.
-    pub fn replay(&self, _from: &LaneCursors) -> Result<Replay, ReplayError> {
-        unimplemented!("api first")
+    pub fn replay(&self, from: &LaneCursors) -> Result<Replay, ReplayError> {
+        self.chain.check(from)?;
+        let needed = from.lowest().plus(1);
+        let segments = self.chain.segments.iter().filter(|segment| segment.last >= needed).cloned().collect();
+        Ok(Replay { segments, scan: None, from: *from, commit: Vec::new(), at: 0, lsn: Lsn::ZERO, counts: Replayed::default() })
     }
 }
 
 /// A walk over the records that the store has not applied, in LSN order.
 #[derive(Debug)]
-pub struct Replay {}
+pub struct Replay {
+    segments: VecDeque<Sealed>,
+    scan: Option<SegmentScan>,
+    from: LaneCursors,
+    commit: Vec<u8>,
+    at: usize,
+    lsn: Lsn,
+    counts: Replayed,
+}
 
 impl Replay {
     /// The next record, or none at the end of the journal. A lending iterator: the record is valid until the next call.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<RawRecord<'_>>, ReplayError> {
-        unimplemented!("api first")
+        loop {
+            if self.at == self.commit.len() {
+                if !self.next_commit()? {
+                    return Ok(None);
+                }
+                continue;
+            }
+            let (start, lsn) = (self.at, self.lsn);
+            let parts = record_parts(&self.commit[start..]).map_err(|what| self.broken(what))?;
+            self.at += parts.end;
+            self.lsn = lsn.plus(1);
+            if lsn > self.from.get(parts.lane) {
+                self.counts.replayed += 1;
+                return Ok(Some(parts.record(&self.commit[start..], lsn)));
+            }
+            self.counts.skipped += 1;
+        }
     }
 
     /// Counts so far.
     pub fn replayed(&self) -> Replayed {
-        unimplemented!("api first")
+        self.counts
+    }
+
+    fn broken(&self, what: &str) -> ReplayError {
+        let (path, offset) = self.scan.as_ref().map(|scan| (scan.path().to_owned(), scan.offset())).unwrap_or_default();
+        ReplayError::Segment(OpenError::Corrupt { path, offset, what: format!("{what}, record {}", self.lsn) })
+    }
+
+    fn next_commit(&mut self) -> Result<bool, ReplayError> {
+        loop {
+            if let Some(scan) = &mut self.scan
+                && let Some((header, records)) = scan.next()?
+            {
+                self.commit.clear();
+                self.commit.extend_from_slice(records);
+                self.at = 0;
+                self.lsn = header.base;
+                return Ok(true);
+            }
+            let Some(segment) = self.segments.pop_front() else { return Ok(false) };
+            self.scan = Some(SegmentScan::open(&segment.path, &segment.header)?);
+        }
     }
 }
 
-/// An opened journal that has not been started.
-#[derive(Debug)]
-pub struct Starter {}
-
-impl Starter {
-    /// Starts the journal's threads for `listeners.len()` shards. `cursors` are the store's, as published to `Cursors`; the feed
-    /// begins behind the lowest of them, so recovered records reach the store through it too.
-    pub fn start(
-        self,
-        _cursors: LaneCursors,
-        _listeners: Vec<Listener>,
-    ) -> Result<(Journal, Vec<ShardJournal>, CommitFeed, Cursors), StartError> {
-        unimplemented!("api first")
+/// Opens the journal in `config.folder`, or begins a new one where there is none. Reads and checks every segment.
+pub fn open(config: JournalConfig) -> Result<Opened, OpenError> {
+    let folder = &config.folder;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io_error("make", folder))?;
+    let medium = config.engine.probe(folder).map_err(io_error("write to", folder))?;
+    chain::remove_unfinished(folder)?;
+    let found = chain::read(&config)?;
+    let fresh = found.is_none();
+    let chain = match (found, config.expected) {
+        (Some(chain), _) => chain,
+        (None, Some(expected)) => return Err(OpenError::Missing { path: folder.clone(), expected }),
+        (None, None) => begin(folder)?,
+    };
+    file_system::sync_folder(folder).map_err(io_error("flush", folder))?;
+    if let Some(bytes) = chain.torn {
+        tracing::warn!(bytes, end = chain.end.0, "the journal's last commit was torn; it had never been acknowledged");
     }
+    let chain = Arc::new(chain);
+    let recovery = Recovery { chain: chain.clone(), medium, fresh };
+    Ok(Opened { journal: Starter::new(config, chain), recovery })
 }
 
-/// Opens the journal in `config.folder`, or makes a new one where there is none. Reads and checks every segment.
-pub fn open(_config: JournalConfig) -> Result<Opened, OpenError> {
-    unimplemented!("api first")
+fn begin(folder: &std::path::Path) -> Result<Chain, OpenError> {
+    let mut id = [0; 16];
+    SystemRandom::new()
+        .fill(&mut id)
+        .map_err(|_| io_error("get random bytes for", folder)(std::io::Error::other("the system gave none")))?;
+    Ok(Chain {
+        journal: JournalId(id),
+        segments: VecDeque::new(),
+        version: Version::ZERO,
+        end: Lsn::ZERO,
+        torn: None,
+        next_segment: 1,
+        unused: None,
+    })
 }

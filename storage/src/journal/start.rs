@@ -1,0 +1,301 @@
+//! Starting and stopping the journal: checks the room it has, begins a segment of its own (which seals whatever a crash
+//! left), and starts the two threads. It promises that what was handed over before a close is durable after it.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
+
+use super::chain::{Chain, segment_path};
+use super::commit::{Active, Committer, Counters};
+use super::feed::FeedQueue;
+use super::format::{BLOCK_BYTES, COMMIT_RECORD_BYTES_MAX, SegmentHeader};
+use super::room::{Room, RoomConfig};
+use super::scan::io_error;
+use super::shard::{Gate, Message, Watermark};
+use super::{
+    BusyReason, CommitFeed, Cursors, FailureHook, JournalConfig, LaneCursors, Listener, Lsn, OpenError, ShardJournal,
+    StartError,
+};
+
+/// A journal works with no fewer segments: one written, one prepared, two on their way to the store.
+const SEGMENTS_MIN: u64 = 4;
+
+/// A shard may always have this much under way, however many shards there are.
+const SHARD_IN_FLIGHT_BYTES_MIN: u64 = 64 << 10;
+
+/// An opened journal that has not been started.
+pub struct Starter {
+    config: JournalConfig,
+    chain: Arc<Chain>,
+}
+
+/// Counters of a running journal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Commits written.
+    pub commits: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Bytes of records in them, without padding.
+    pub record_bytes: u64,
+    /// Segments on the disk, the prepared one included.
+    pub segments: u64,
+    /// What they may take at most, in bytes.
+    pub journal_bytes_max: u64,
+    /// The last durable record.
+    pub end: Lsn,
+    /// How long the last write took.
+    pub last_write_us: u64,
+    /// Times that the next segment could not be prepared.
+    pub prepare_failures: u64,
+    /// Whether shards are being refused for want of room.
+    pub no_room: bool,
+    /// Whether a commit has failed.
+    pub failed: bool,
+}
+
+/// What a start gives.
+#[derive(Debug)]
+pub struct Started {
+    /// The handle that closes it.
+    pub journal: Journal,
+    /// One per shard, in order.
+    pub shards: Vec<ShardJournal>,
+    /// For the store writer.
+    pub feed: CommitFeed,
+    /// Published by the store writer, read by everybody.
+    pub cursors: Cursors,
+}
+
+/// The running journal. One per process.
+pub struct Journal {
+    inbox: Sender<Message>,
+    committer: JoinHandle<()>,
+    preparer: JoinHandle<()>,
+    room: Arc<Room>,
+    counters: Arc<Counters>,
+    journal_bytes_max: u64,
+}
+
+impl std::fmt::Debug for Starter {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Starter").field("journal", &self.chain.journal).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Journal").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl Starter {
+    pub(super) fn new(config: JournalConfig, chain: Arc<Chain>) -> Self {
+        Self { config, chain }
+    }
+
+    /// Starts the journal's threads for `listeners.len()` shards, in shard order. `cursors` are the store's; the feed begins
+    /// behind the lowest of them, so recovered records reach the store through it too.
+    pub fn start(self, cursors: LaneCursors, listeners: Vec<Listener>) -> Result<Started, StartError> {
+        let Self { mut config, chain } = self;
+        chain.check(&cursors)?;
+        config.in_flight_bytes_max = check_settings(&config, listeners.len())?;
+        config.journal_bytes_max = self::journal_bytes_max(&config, &chain)?;
+        let sealed = chain.trim_last()?;
+        let path = segment_path(&config.folder, chain.next_segment);
+        if chain.unused.is_none() {
+            config.engine.prepare(&path, config.segment_bytes).map_err(io_error("prepare", &path))?;
+        }
+        let gate = Arc::new(Gate::default());
+        let shared_cursors = Cursors::new(cursors);
+        let room = Room::new(RoomConfig {
+            folder: config.folder.clone(),
+            segment_bytes: config.segment_bytes,
+            journal_bytes_max: config.journal_bytes_max,
+            reserve_bytes: 2 * config.in_flight_bytes_max,
+            engine: config.engine.clone(),
+            cursors: shared_cursors.clone(),
+            gate: gate.clone(),
+            sealed,
+            next_segment: chain.next_segment + 1,
+        });
+        let next = cursors.lowest().plus(1);
+        let queue = FeedQueue::new(config.feed_rows_max, chain.end, next);
+        let feed = CommitFeed::new(queue.clone(), config.folder.clone(), chain.journal, next);
+        let watermarks: Arc<[Watermark]> = listeners.iter().map(|_| Watermark::default()).collect();
+        let (sender, inbox) = mpsc::channel();
+        let per_shard = (config.in_flight_bytes_max / listeners.len() as u64).max(SHARD_IN_FLIGHT_BYTES_MIN);
+        let shards = (0..listeners.len())
+            .map(|shard| ShardJournal::new(shard, per_shard, watermarks.clone(), gate.clone(), sender.clone()))
+            .collect();
+        let counters = Arc::new(Counters::default());
+        counters.end.store(chain.end.0, Ordering::Relaxed);
+        let begun = Begin { config: &config, chain: &chain, path, gate, room: room.clone(), queue, counters: counters.clone() };
+        let committer = begun.spawn(inbox, watermarks, listeners)?;
+        let preparing = room.clone();
+        let preparer = std::thread::Builder::new()
+            .name("journal-room".into())
+            .spawn(move || preparing.run())
+            .map_err(io_error("start a thread for", &config.folder))?;
+        let journal_bytes_max = config.journal_bytes_max;
+        let journal = Journal { inbox: sender, committer, preparer, room, counters, journal_bytes_max };
+        Ok(Started { journal, shards, feed, cursors: shared_cursors })
+    }
+}
+
+/// Everything the journal's thread begins with.
+struct Begin<'a> {
+    config: &'a JournalConfig,
+    chain: &'a Chain,
+    path: std::path::PathBuf,
+    gate: Arc<Gate>,
+    room: Arc<Room>,
+    queue: Arc<FeedQueue>,
+    counters: Arc<Counters>,
+}
+
+impl Begin<'_> {
+    /// Starts the thread and waits until it has its segment: engines may keep their files on one thread.
+    fn spawn(
+        self,
+        inbox: Receiver<Message>,
+        watermarks: Arc<[Watermark]>,
+        listeners: Vec<Listener>,
+    ) -> Result<JoinHandle<()>, OpenError> {
+        let Self { config, chain, path, gate, room, queue, counters } = self;
+        let header = SegmentHeader {
+            journal: chain.journal,
+            store: config.store_id,
+            segment: chain.next_segment,
+            first: chain.end.plus(1),
+            version: chain.version,
+        };
+        let commit_bytes_max = COMMIT_RECORD_BYTES_MAX.min((config.segment_bytes / 4) as usize);
+        let (segment_bytes, next, version) = (config.segment_bytes, header.first, chain.version);
+        let (engine, on_failure) = (config.engine.clone(), config.on_failure.clone());
+        let (began, beginning) = mpsc::sync_channel(1);
+        let error_path = path.clone();
+        let body = move || {
+            let active = match Active::begin(&*engine, path, header) {
+                Ok(active) => active,
+                Err(error) => {
+                    let _ = began.send(Err(error));
+                    return;
+                }
+            };
+            let _ = began.send(Ok(()));
+            let stop = Stop { gate: gate.clone(), queue: queue.clone(), counters: counters.clone(), hook: on_failure.clone() };
+            let committer = Committer {
+                inbox,
+                watermarks,
+                listeners,
+                gate,
+                room,
+                feed: queue,
+                counters,
+                engine,
+                on_failure,
+                segment_bytes,
+                commit_bytes_max,
+                active,
+                next,
+                version,
+            };
+            stop.on_panic(|| committer.run());
+        };
+        let thread = std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(body)
+            .map_err(io_error("start a thread for", &config.folder))?;
+        match beginning.recv() {
+            Ok(Ok(())) => Ok(thread),
+            Ok(Err(error)) => Err(io_error("begin", &error_path)(error)),
+            Err(_) => Err(io_error("begin", &error_path)(std::io::Error::other("the journal's thread died"))),
+        }
+    }
+}
+
+/// A panic on the journal's thread is a failed commit: nothing unwritten may be answered.
+struct Stop {
+    gate: Arc<Gate>,
+    queue: Arc<FeedQueue>,
+    counters: Arc<Counters>,
+    hook: FailureHook,
+}
+
+impl Stop {
+    fn on_panic(self, body: impl FnOnce()) {
+        if std::panic::catch_unwind(AssertUnwindSafe(body)).is_err() {
+            self.counters.failed.store(true, Ordering::Release);
+            self.gate.shut(BusyReason::Stopped);
+            self.queue.close();
+            (self.hook)("the journal's thread panicked");
+        }
+    }
+}
+
+/// Refuses settings that contradict each other; returns what may be in flight.
+fn check_settings(config: &JournalConfig, shards: usize) -> Result<u64, StartError> {
+    if shards == 0 {
+        return Err(StartError::Config("the journal needs at least one shard".into()));
+    }
+    if config.segment_bytes < (1 << 20) || !config.segment_bytes.is_multiple_of(BLOCK_BYTES as u64) {
+        return Err(StartError::Config("a journal segment takes at least 1 MiB, in whole 4 KiB blocks".into()));
+    }
+    // A quarter, so that twice as much always fits the half of a segment that is left when the next one is late.
+    let in_flight = config.in_flight_bytes_max.min(config.segment_bytes / 4);
+    if in_flight / (shards as u64) < SHARD_IN_FLIGHT_BYTES_MIN && shards as u64 * SHARD_IN_FLIGHT_BYTES_MIN > config.segment_bytes / 4
+    {
+        return Err(StartError::Config(format!("{shards} shards need larger journal segments")));
+    }
+    Ok(in_flight.max(shards as u64 * SHARD_IN_FLIGHT_BYTES_MIN))
+}
+
+/// The configured limit, or a tenth of what is free and its own.
+fn journal_bytes_max(config: &JournalConfig, chain: &Chain) -> Result<u64, StartError> {
+    let available = config.engine.available_bytes(&config.folder).map_err(io_error("ask for room in", &config.folder))?;
+    let own: u64 = chain.segments.iter().map(|segment| segment.bytes).sum();
+    let allowed_bytes = config.journal_bytes_max.min((available + own) / 10);
+    let needed_bytes = SEGMENTS_MIN * config.segment_bytes;
+    if allowed_bytes < needed_bytes {
+        return Err(StartError::NoRoom { path: config.folder.clone(), needed_bytes, allowed_bytes });
+    }
+    Ok(allowed_bytes)
+}
+
+impl Journal {
+    /// Whether a commit has failed. Final.
+    pub fn failed(&self) -> bool {
+        self.counters.failed.load(Ordering::Acquire)
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        let room = self.room.stats();
+        let counter = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            commits: counter(&self.counters.commits),
+            records: counter(&self.counters.records),
+            record_bytes: counter(&self.counters.record_bytes),
+            segments: room.segments,
+            journal_bytes_max: self.journal_bytes_max,
+            end: Lsn(counter(&self.counters.end)),
+            last_write_us: counter(&self.counters.last_write_us),
+            prepare_failures: room.prepare_failures,
+            no_room: room.no_room,
+            failed: self.failed(),
+        }
+    }
+
+    /// Writes everything that was handed over before this call, publishes the watermark, and stops the threads. The feed still
+    /// hands out what is committed and then closes. Returns false when a commit had failed.
+    pub fn close(self) -> bool {
+        // A thread that has ended already needs no message.
+        let _ = self.inbox.send(Message::Close);
+        let ended = self.committer.join().is_ok();
+        self.room.stop();
+        ended && self.preparer.join().is_ok() && !self.counters.failed.load(Ordering::Acquire)
+    }
+}
