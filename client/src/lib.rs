@@ -1,7 +1,9 @@
-//! The client's side of MangaHub's live doors. The protocol itself is sans-I/O (bytes in, events out, bytes to send), so it runs
-//! on any runtime and in simulations; `shell` wraps it for Tokio. It never blocks, never reads a clock, and holds at most one
-//! frame of the largest size plus what the caller has not sent yet.
+//! The client's side of TCP sync: what to send, what was answered, where one stands. `frames` and `lines` do no I/O at all, so
+//! they run under any runtime and in tests without one; `tokio` (a feature) puts them on sockets. Memory is bounded by the
+//! window that the server grants and by one read.
 
 pub mod frames;
+pub mod in_flight;
+pub mod lines;
 #[cfg(feature = "tokio")]
-pub mod shell;
+pub mod tokio;

@@ -86,6 +86,14 @@ where
     access(kind, payload)
 }
 
+/// Where in a `Receiver` a frame lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
+    /// Its header.
+    pub header: Header,
+    start: usize,
+}
+
 /// An aligned receive buffer for those who do not bring their own (clients, the TLS side): bytes go in as they come, frames come
 /// out in place. Never holds more than one frame of the largest size and one read beyond what has been taken out.
 #[derive(Debug)]
@@ -140,9 +148,22 @@ impl Receiver {
 
     /// Takes the next complete frame off the front.
     pub fn next_frame(&mut self) -> Result<Option<RawFrame<'_>>, FrameError> {
-        let frame = split_frame(&self.buffer[self.taken..self.filled], &self.caps)?;
-        self.taken += frame.map_or(0, |frame| frame.consumed());
-        Ok(frame)
+        Ok(self.take()?.map(|taken| self.frame(taken)))
+    }
+
+    /// The same without borrowing: `frame` gives the frame itself, as long as nothing was read in between.
+    pub fn take(&mut self) -> Result<Option<Taken>, FrameError> {
+        let start = self.taken;
+        let Some(frame) = split_frame(&self.buffer[start..self.filled], &self.caps)? else { return Ok(None) };
+        let header = frame.header;
+        self.taken += frame.consumed();
+        Ok(Some(Taken { header, start: start + HEADER_BYTES }))
+    }
+
+    /// The frame that `take` gave last.
+    pub fn frame(&self, taken: Taken) -> RawFrame<'_> {
+        let payload = &self.buffer[taken.start..taken.start + taken.header.length as usize];
+        RawFrame { header: taken.header, payload }
     }
 
     /// Bytes that are there but not taken out yet.

@@ -16,7 +16,7 @@ mod session;
 mod sink;
 mod state;
 
-pub use access::{CHECK_DEPTH_MAX, RawFrame, Receiver, aligned, bytes_needed, split_frame};
+pub use access::{CHECK_DEPTH_MAX, RawFrame, Receiver, Taken, aligned, bytes_needed, split_frame};
 pub use error::{EncodeError, FrameError, PayloadError};
 pub use header::{
     ALIGNMENT_BYTES, Caps, FLAG_IGNORABLE, FRAME_BYTES_MAX, HEADER_BYTES, Header, Kind, MAGIC, PREAMBLE_BYTES,
@@ -31,6 +31,6 @@ pub use progress::{
 };
 pub use reject::Reject;
 pub use resume::ResumeToken;
-pub use session::{ArchivedKindCap, Bye, DETAIL_BYTES_MAX, Hello, KindCap, Ping, Pong, Welcome, wants};
+pub use session::{ArchivedKindCap, Bye, DETAIL_BYTES_MAX, Hello, KindCap, Ping, Pong, WINDOW_MIN, Welcome, wants};
 pub use sink::Sink;
 pub use state::{CatchUp, CaughtUp, Get, STATE_ENTRIES_MAX, State};
