@@ -11,8 +11,8 @@ pub struct EngineConfig {
     pub data_dir: PathBuf,
     /// Shards; `None` means one per allowed CPU.
     pub shards: Option<usize>,
-    /// Use epoll although io_uring would work (tests, comparisons).
-    pub force_epoll: bool,
+    /// The backend that must be used; `None` lets the probe choose, with a fallback.
+    pub backend: Option<runtime::probe::BackendKind>,
     /// Who may make an account.
     pub registration: Registration,
     /// Refuse chapters beyond any known total, for ongoing series too.
@@ -147,7 +147,7 @@ impl EngineConfig {
         Self {
             data_dir: data_dir.into(),
             shards: None,
-            force_epoll: false,
+            backend: None,
             registration: Registration::Open,
             strict_total: false,
             tokens: TokenConfig {
