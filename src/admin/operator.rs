@@ -1,0 +1,77 @@
+//! The way from the command line to a data folder: through the server that runs on it, or, when none does, by taking the
+//! folder's lock and running the engine here without doors. Either way recovery comes first and one code answers.
+
+use std::sync::Arc;
+
+use engine::boot::{Running, StartError};
+use engine::fanout::Encoders;
+use serde_json::Value;
+
+use crate::admin::socket::Client;
+use crate::admin::{Refusal, Request, SocketError, answer, block_on};
+use crate::config::Config;
+use crate::serve::settings::{self, SecretError};
+
+/// Why a request could not be put, or was not done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OperatorError {
+    /// The server that runs broke off.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// No server runs, and the folder cannot be opened here either.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The folder or its secret cannot be made.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The request was put and refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// Somebody who answers requests about a data folder.
+pub(crate) enum Operator {
+    /// A running server.
+    Server(Client),
+    /// An engine without doors, in this process; holds the folder's lock.
+    Here(Box<Running>),
+}
+
+impl Operator {
+    /// Finds the server of the folder, or becomes it.
+    pub(crate) fn reach(config: &Config) -> Result<Self, OperatorError> {
+        match Client::connect(&config.data_dir) {
+            Ok(client) => Ok(Self::Server(client)),
+            Err(SocketError::Absent { .. }) => Self::here(config, false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes the folder's lock; `adopt` accepts whatever the store has.
+    pub(crate) fn here(config: &Config, adopt: bool) -> Result<Self, OperatorError> {
+        let mut engine_config = settings::engine(config)?;
+        engine_config.adopt_store = adopt;
+        let doors: engine::boot::Doors = Arc::new(|_engine, context| {
+            Ok(Box::pin(async move { context.drain.draining().await }))
+        });
+        Ok(Self::Here(Box::new(engine::boot::start(engine_config, Encoders::new(), doors)?)))
+    }
+
+    /// Asks and waits.
+    pub(crate) fn ask(&mut self, request: Request) -> Result<Value, OperatorError> {
+        let answered = match self {
+            Self::Server(client) => client.ask(&request)?,
+            Self::Here(running) => block_on(answer(&running.admin(), running.facts(), request)),
+        };
+        Ok(answered?)
+    }
+
+    /// Lets go of the folder: what was journalled is drained as far as the stop allows.
+    pub(crate) fn finish(self) -> Result<(), OperatorError> {
+        if let Self::Here(running) = self {
+            running.shut_down();
+            running.wait()?;
+        }
+        Ok(())
+    }
+}
