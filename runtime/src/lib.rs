@@ -19,6 +19,8 @@ pub mod shutdown;
 pub mod task;
 pub mod time;
 pub mod topology;
+mod turn;
+mod waker;
 
 pub use fleet::{Fleet, FleetConfig, FleetError, ShardContext};
 pub use on_shard::OnShard;
