@@ -75,3 +75,26 @@ impl HistoryRow {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_print_as_dates() {
+        for (day, text) in [(0, "1970-01-01"), (11_016, "2000-02-29"), (11_017, "2000-03-01"), (19_782, "2024-02-29")] {
+            assert_eq!(LocalDay(day).to_string(), text);
+        }
+        assert_eq!(LocalDay(u32::MAX).to_string().split('-').count(), 3);
+    }
+
+    #[test]
+    fn midnight_is_the_users_own() {
+        let last_minute_ms = 20_000 * DAY_MS - 60_000;
+        let minutes = |minutes| UtcOffset::from_minutes(minutes).unwrap();
+        assert_eq!(LocalDay::at(last_minute_ms, UtcOffset::UTC), LocalDay(19_999));
+        assert_eq!(LocalDay::at(last_minute_ms, minutes(1)), LocalDay(20_000));
+        assert_eq!(LocalDay::at(last_minute_ms + 60_000, minutes(-1)), LocalDay(19_999));
+        assert_eq!(LocalDay::at(0, minutes(-720)), LocalDay(0));
+    }
+}

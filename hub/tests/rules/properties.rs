@@ -203,6 +203,8 @@ proptest! {
                 (from_a, from_b) = (a.records.len(), b.records.len());
             }
         }
+        let own_history = |world: &World| world.state.history_rows().collect::<Vec<_>>();
+        let histories = (own_history(&a), own_history(&b));
         // One hears the other's changes in order, the other backwards.
         b.records.iter().for_each(|record| a.state.replay(record));
         a.records.iter().rev().for_each(|record| b.state.replay(record));
@@ -211,6 +213,7 @@ proptest! {
             (rows.progress, rows.library, rows.preferences, rows.devices)
         };
         prop_assert_eq!(shown(&a), shown(&b));
+        prop_assert_eq!((own_history(&a), own_history(&b)), histories, "each node counts its own day; readers add them up");
     }
 
     #[test]
