@@ -1,9 +1,8 @@
-//! The client's side of TCP sync: what to send, what was answered, where one stands. `frames` and `lines` do no I/O at all, so
-//! they run under any runtime and in tests without one; `tokio` (a feature) puts them on sockets. Memory is bounded by the
-//! window that the server grants and by one read.
+//! The client's side of MangaHub's live doors. The protocols themselves are sans-I/O (bytes in, events out, bytes to send), so
+//! they run on any runtime and in simulations; `shell` puts them on Tokio sockets. Nothing here reads a clock or retries, and
+//! memory is bounded by the server's window, one frame of the largest size and what the caller has not sent yet.
 
 pub mod frames;
-pub mod in_flight;
 pub mod lines;
 #[cfg(feature = "tokio")]
-pub mod tokio;
+pub mod shell;

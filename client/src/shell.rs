@@ -1,15 +1,17 @@
-//! The Tokio shell around the frame protocol: a socket, its reads and its writes. What is queued on the connection goes out with
+//! The Tokio shell around the protocols: a socket, its reads and its writes. What is queued on the connection goes out with
 //! the next `next` or `flush`, all of it in one write. Dropping the client closes the socket; nothing is retried behind the
 //! caller's back.
 
 use std::io;
 
 use proto::frame::{Hello, SetProgress, Welcome};
+use proto::line::{Auth, AuthSuccess, ClientLine, LineError, ServerLine};
 use proto::{Code, SessionId, UserId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, ToSocketAddrs};
 
 use crate::frames::{self, Connection, Event};
+use crate::lines;
 
 /// Bytes asked of the socket at a time: a few hundred acks.
 const READ_BYTES: usize = 16 * 1024;
@@ -23,11 +25,22 @@ pub enum Error {
     /// The server does not follow the protocol.
     #[error(transparent)]
     Protocol(#[from] frames::Error),
+    /// A line of the server cannot be read.
+    #[error("the server sent a line that cannot be read: {0}")]
+    Line(#[from] LineError),
     /// The server refused Hello or closed, and said why.
     #[error("the server closed the connection: {detail} ({})", code.map_or("no code", Code::as_str))]
     Closed {
         /// The reason, when this version knows it.
         code: Option<Code>,
+        /// In words.
+        detail: String,
+    },
+    /// The server refused auth, or said why it refuses before it closed.
+    #[error("the server refused: {detail} ({code})")]
+    Refused {
+        /// As the server spells it.
+        code: String,
         /// In words.
         detail: String,
     },
@@ -101,18 +114,18 @@ impl<T> FrameClient<T> {
         self.connection.set_progress(update, tag)
     }
 
-    /// Sends what is queued.
+    /// Sends what is queued. Safe to cancel.
     pub async fn flush(&mut self) -> Result<(), Error> {
-        if !self.connection.pending_out().is_empty() {
-            self.stream.write_all(self.connection.pending_out()).await?;
-            let bytes = self.connection.pending_out().len();
+        // One write at a time: a cancelled `write_all` would not tell how much of a frame has left.
+        while !self.connection.pending_out().is_empty() {
+            let bytes = self.stream.write(self.connection.pending_out()).await?;
             self.connection.sent(bytes);
         }
         Ok(())
     }
 
     /// Sends what is queued and waits for the next event. `answered` then holds the tags of the updates it answers.
-    /// Cancelling it between two events loses nothing that was received.
+    /// Safe to cancel: nothing that was received is lost, nothing that was sent is sent again.
     pub async fn next(&mut self, answered: &mut Vec<T>) -> Result<Event<'_>, Error> {
         self.flush().await?;
         while !self.connection.has_event()? {
@@ -124,5 +137,68 @@ impl<T> FrameClient<T> {
             self.connection.received(bytes);
         }
         self.connection.poll(answered)?.ok_or(Error::Cut)
+    }
+}
+
+/// One signed-in connection of JSON lines.
+#[derive(Debug)]
+pub struct LineClient {
+    stream: TcpStream,
+    connection: lines::Connection,
+    scratch: Box<[u8]>,
+}
+
+impl LineClient {
+    /// Connects, sends auth and waits for its answer.
+    pub async fn connect(address: impl ToSocketAddrs, auth: &Auth<'_>) -> Result<(Self, AuthSuccess<'static>), Error> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let connection = lines::Connection::open(auth);
+        let mut client = Self { stream, connection, scratch: vec![0; READ_BYTES].into() };
+        let success = match client.next().await? {
+            ServerLine::AuthSuccess(success) => {
+                AuthSuccess { username: success.username.into_owned().into(), ..success }
+            }
+            ServerLine::AuthError { error } => {
+                return Err(Error::Refused { code: "auth_error".to_owned(), detail: error.into_owned() });
+            }
+            ServerLine::Error(error) => {
+                return Err(Error::Refused { code: error.code.into_owned(), detail: error.message.into_owned() });
+            }
+            _ => return Err(Error::Cut),
+        };
+        Ok((client, success))
+    }
+
+    /// Queues one message; it goes out with the next `next` or `flush`.
+    pub fn send(&mut self, line: &ClientLine<'_>) {
+        self.connection.send(line);
+    }
+
+    /// Queues one update.
+    pub fn set_progress(&mut self, update: &SetProgress) {
+        self.connection.set_progress(update);
+    }
+
+    /// Sends what is queued. Safe to cancel.
+    pub async fn flush(&mut self) -> Result<(), Error> {
+        while !self.connection.pending_out().is_empty() {
+            let bytes = self.stream.write(self.connection.pending_out()).await?;
+            self.connection.sent(bytes);
+        }
+        Ok(())
+    }
+
+    /// Sends what is queued and waits for the next message. Safe to cancel.
+    pub async fn next(&mut self) -> Result<ServerLine<'_>, Error> {
+        self.flush().await?;
+        while !self.connection.has_line()? {
+            let bytes = self.stream.read(&mut self.scratch).await?;
+            if bytes == 0 {
+                return Err(Error::Cut);
+            }
+            self.connection.feed(&self.scratch[..bytes]);
+        }
+        self.connection.next_line()?.ok_or(Error::Cut)
     }
 }

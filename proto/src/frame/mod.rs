@@ -31,6 +31,6 @@ pub use progress::{
 };
 pub use reject::Reject;
 pub use resume::ResumeToken;
-pub use session::{ArchivedKindCap, Bye, DETAIL_BYTES_MAX, Hello, KindCap, Ping, Pong, WINDOW_MIN, Welcome, wants};
+pub use session::{ArchivedKindCap, Bye, DETAIL_BYTES_MAX, Hello, KindCap, Ping, Pong, Welcome, wants};
 pub use sink::Sink;
 pub use state::{CatchUp, CaughtUp, Get, STATE_ENTRIES_MAX, State};

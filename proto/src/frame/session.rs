@@ -17,9 +17,6 @@ use crate::ids::{DeviceId, SessionId, UserId};
 /// Detail texts of Bye and Reject are cut to this many bytes.
 pub const DETAIL_BYTES_MAX: usize = 512;
 
-/// The smallest window that a server grants; what a client may send before Welcome has told it the real one.
-pub const WINDOW_MIN: u32 = 16;
-
 /// What a client wants to be sent without asking: bits of `Hello::wants`.
 pub mod wants {
     /// Progress of the user's other connections.
