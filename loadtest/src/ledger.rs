@@ -24,7 +24,8 @@ pub enum Source {
     Read = 3,
 }
 
-/// One thing the server said before it died. It must still be there afterwards.
+/// One thing the server said before it died. It must still be there afterwards. A cumulative acknowledgement shows the merge key
+/// of its last update only: for the others the key holds the chapter and zeros, which is less than any real key.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Entry {
     /// Whose progress.
@@ -71,12 +72,23 @@ impl Writer {
     }
 }
 
-/// The largest merge key that the server ever spoke of, per series: what must be there.
+/// What must be there of one series.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Expected {
+    /// The largest merge key that the server spoke of.
+    pub key: MergeKey,
+    /// How it was said.
+    pub source: Source,
+    /// The highest chapter; the harness never goes back, so the server must not either.
+    pub chapter: Chapter,
+}
+
+/// What must be there, per series.
 #[derive(Debug, Default)]
 pub struct Expectations {
-    /// Per user and series, the largest key and how it was said.
-    pub highest: HashMap<(UserId, MangaId), (MergeKey, Source)>,
-    /// Entries read.
+    /// By user and series.
+    pub highest: HashMap<(UserId, MangaId), Expected>,
+    /// Entries taken in.
     pub entries: u64,
 }
 
@@ -84,9 +96,11 @@ impl Expectations {
     /// Takes one entry in.
     pub fn add(&mut self, entry: &Entry) {
         self.entries += 1;
-        let slot = self.highest.entry((entry.user, entry.manga)).or_insert((entry.key, entry.source));
-        if entry.key > slot.0 {
-            *slot = (entry.key, entry.source);
+        let (key, source, chapter) = (entry.key, entry.source, entry.key.chapter);
+        let expected = self.highest.entry((entry.user, entry.manga)).or_insert(Expected { key, source, chapter });
+        expected.chapter = expected.chapter.max(chapter);
+        if key > expected.key {
+            (expected.key, expected.source) = (key, source);
         }
     }
 
@@ -114,7 +128,8 @@ fn decode(bytes: &[u8; ENTRY_BYTES]) -> io::Result<Entry> {
     fn array<const N: usize>(bytes: &[u8; ENTRY_BYTES], at: usize) -> [u8; N] {
         std::array::from_fn(|index| bytes[at + index])
     }
-    let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("the ledger holds an impossible {what}"));
+    let damaged =
+        |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("the ledger holds an impossible {what}"));
     let chapter = Chapter::from_hundredths(u32::from_le_bytes(array(bytes, 40))).map_err(|_| damaged("chapter"))?;
     let source = match bytes[48] {
         1 => Source::Acknowledged,
@@ -128,7 +143,12 @@ fn decode(bytes: &[u8; ENTRY_BYTES]) -> io::Result<Entry> {
         chapter,
         node: NodeId(u32::from_le_bytes(array(bytes, 44))),
     };
-    Ok(Entry { user: UserId::from_bytes(array(bytes, 0)), manga: MangaId(i64::from_le_bytes(array(bytes, 16))), key, source })
+    Ok(Entry {
+        user: UserId::from_bytes(array(bytes, 0)),
+        manga: MangaId(i64::from_le_bytes(array(bytes, 16))),
+        key,
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -157,7 +177,8 @@ mod tests {
         assert!(Writer::create(&path).is_err(), "a ledger is never overwritten");
         let expectations = Expectations::load(&path).unwrap();
         assert_eq!(expectations.entries, 3);
-        assert_eq!(expectations.highest.values().next().unwrap().0, entry(3, 550).key);
+        let expected = expectations.highest.values().next().unwrap();
+        assert_eq!((expected.key, expected.chapter), (entry(3, 550).key, entry(3, 550).key.chapter));
     }
 
     #[test]

@@ -26,7 +26,8 @@ pub fn usage(pid: u32) -> io::Result<Usage> {
     let (user_ticks, system_ticks) = (field(11)?, field(12)?);
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let rss_kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).and_then(|rest| rest.split_whitespace().next());
+    let rss_kib =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")).and_then(|rest| rest.split_whitespace().next());
     let rss_kib: u64 = rss_kib.and_then(|text| text.parse().ok()).ok_or_else(|| malformed(pid))?;
     Ok(Usage { cpu_us: (user_ticks + system_ticks) * TICK_US, rss_bytes: rss_kib * 1024, descriptors })
 }
@@ -37,7 +38,10 @@ pub fn own_cpu_us() -> u64 {
 }
 
 fn malformed(pid: u32) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat or status has another shape than proc(5) says"))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("/proc/{pid}/stat or status has another shape than proc(5) says"),
+    )
 }
 
 #[cfg(test)]

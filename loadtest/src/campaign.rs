@@ -1,0 +1,239 @@
+//! Kill -9, over and over: load, SIGKILL at a random moment, restart (every other time with another number of shards), and
+//! compare with everything the server had acknowledged, announced or shown. Updates without an answer are sent again with the
+//! device sequences they had, as a real client would.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use proto::{DeviceId, UserId};
+use tokio::task::JoinHandle;
+
+use crate::connection::{Connection, Lost, Pending};
+use crate::drive::{self, Mode, Plan, Shared};
+use crate::http;
+use crate::ledger::{Entry, Expectations, Source};
+use crate::reader;
+use crate::server::{Doors, Launch};
+use crate::tokens::Tokens;
+use crate::verify::{self, Verdict};
+use crate::workload::{Distribution, Random};
+
+/// The metric that says how many records the last start found in the journal and not in the store.
+const RECOVERED: &str = "mangahub_recovered_records";
+/// Cycles that may be wasted (nothing in flight, or nothing undrained) for each one that counts.
+const TRIES_PER_CYCLE: u32 = 5;
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Campaign {
+    /// Cycles that count: an update in flight at the kill, and a record that the store did not have yet.
+    pub cycles: u32,
+    /// Users, each with two writing devices: one pipelines, the other sends one update at a time.
+    pub users: usize,
+    /// Series per user.
+    pub series: usize,
+    /// Updates in flight on a pipelining connection.
+    pub window: usize,
+    /// Load before each kill: a random time up to this.
+    pub load_max: Duration,
+    /// The numbers of shards to alternate between.
+    pub shards: [usize; 2],
+    /// The seed of every choice.
+    pub seed: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct Outcome {
+    /// Cycles that counted.
+    pub counted: u32,
+    /// Cycles in all.
+    pub cycles: u32,
+    /// Restarts with another number of shards.
+    pub reshards: u32,
+    /// Acknowledged, announced and read states that were compared.
+    pub entries: u64,
+    /// Records that restarts found only in the journal.
+    pub recovered: u64,
+    /// Updates in flight at the kills.
+    pub in_flight: u64,
+    /// Updates that were sent again with their old device sequences.
+    pub resent: u64,
+    /// Refusals and failures by kind (the kills themselves show as `connection_lost`).
+    pub errors: BTreeMap<String, u64>,
+}
+
+/// Why a campaign failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A server could not be run.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A connection failed where the server was meant to be well.
+    #[error("cycle {cycle}: {lost}")]
+    Connection {
+        /// Which cycle.
+        cycle: u32,
+        /// Why.
+        #[source]
+        lost: Lost,
+    },
+    /// The server could not be asked afterwards.
+    #[error("cycle {cycle}: {error}")]
+    Verify {
+        /// Which cycle.
+        cycle: u32,
+        /// Why.
+        #[source]
+        error: verify::Error,
+    },
+    /// Something acknowledged, announced or shown is not there.
+    #[error("cycle {cycle}: {} of {} series lost something, first: {:?}", verdict.missing.len(), verdict.series, verdict.missing.first())]
+    Lost {
+        /// Which cycle.
+        cycle: u32,
+        /// What.
+        verdict: Verdict,
+    },
+    /// Too many cycles killed a server that had nothing to lose.
+    #[error("only {counted} of {cycles} kills hit an update in flight and an undrained record; load longer or heavier")]
+    Idle {
+        /// Cycles that counted.
+        counted: u32,
+        /// Cycles in all.
+        cycles: u32,
+    },
+}
+
+type Unanswered = HashMap<(UserId, DeviceId), Vec<Pending>>;
+
+struct State {
+    plan: Plan,
+    random: Random,
+    expectations: Expectations,
+    unanswered: Unanswered,
+    outcome: Outcome,
+}
+
+/// Runs a campaign on a fresh data folder. Must be called inside a `LocalSet`.
+pub async fn run(mut launch: Launch, campaign: &Campaign) -> Result<Outcome, Failure> {
+    let plan = Plan {
+        users: campaign.users,
+        devices: 2,
+        writers: 2,
+        series: campaign.series,
+        mode: Mode::Closed { window: campaign.window },
+        distribution: Distribution::Uniform,
+        seed: campaign.seed,
+        ramp: Duration::ZERO,
+        warm_up: Duration::ZERO,
+        measure: Duration::ZERO,
+    };
+    let random = Random::new(campaign.seed);
+    let (expectations, unanswered, outcome) = (Expectations::default(), HashMap::new(), Outcome::default());
+    let mut state = State { plan, random, expectations, unanswered, outcome };
+    let mut tokens = None;
+    let mut shards = campaign.shards[0];
+    let settings = launch.settings.clone();
+    let mut was_in_flight = false;
+    loop {
+        let cycle = state.outcome.cycles;
+        launch.settings = settings.clone();
+        launch.settings.push(("MANGAHUB_SHARDS".into(), shards.to_string()));
+        let server = launch.start()?;
+        let tokens = match &mut tokens {
+            Some(tokens) => tokens,
+            none => none.insert(launch.seed(campaign.users, campaign.series)?),
+        };
+        let recovered = http::metric(&http::get(server.doors.metrics, "/metrics")?, RECOVERED).unwrap_or(0.0) as u64;
+        state.outcome.recovered += recovered;
+        state.outcome.counted += u32::from(was_in_flight && recovered > 0);
+        compare(&server.doors, tokens, &mut state, cycle).await?;
+        if state.outcome.counted >= campaign.cycles {
+            server.stop()?;
+            return Ok(state.outcome);
+        }
+        if cycle >= campaign.cycles * TRIES_PER_CYCLE {
+            return Err(Failure::Idle { counted: state.outcome.counted, cycles: cycle });
+        }
+        let doors = server.doors;
+        let load = campaign.load_max.mul_f64(0.1 + 0.9 * state.random.unit());
+        was_in_flight = load_and_kill(doors, tokens, &mut state, load, || server.kill()).await?;
+        state.outcome.cycles += 1;
+        if state.outcome.cycles.is_multiple_of(2) {
+            shards = if shards == campaign.shards[0] { campaign.shards[1] } else { campaign.shards[0] };
+            state.outcome.reshards += 1;
+        }
+    }
+}
+
+async fn compare(doors: &Doors, tokens: &Tokens, state: &mut State, cycle: u32) -> Result<(), Failure> {
+    let verdict = verify::verify(doors.tcp_sync, tokens, &state.expectations).await;
+    let verdict = verdict.map_err(|error| Failure::Verify { cycle, error })?;
+    state.outcome.entries = verdict.entries;
+    if verdict.missing.is_empty() { Ok(()) } else { Err(Failure::Lost { cycle, verdict }) }
+}
+
+/// One round of load on a healthy server, ended by `kill`. Answers whether an update was in flight then.
+async fn load_and_kill(
+    doors: Doors,
+    tokens: &Tokens,
+    state: &mut State,
+    load: Duration,
+    kill: impl FnOnce() -> io::Result<()>,
+) -> Result<bool, Failure> {
+    let cycle = state.outcome.cycles;
+    let shared = Shared::new(state.plan.clone(), None, true);
+    *shared.expectations.borrow_mut() = Some(std::mem::take(&mut state.expectations));
+    let connections = drive::connect(doors.tcp_sync, tokens, &shared).await;
+    let connections = connections.map_err(|lost| Failure::Connection { cycle, lost })?;
+    shared.sending.set(true);
+    let tasks: Vec<JoinHandle<(Connection, Lost)>> = connections
+        .into_iter()
+        .enumerate()
+        .map(|(at, mut connection)| {
+            let resend = state.unanswered.remove(&connection.device()).unwrap_or_default();
+            state.outcome.resent += resend.len() as u64;
+            connection.resend(resend);
+            if at % 2 == 1 {
+                connection.one_at_a_time();
+            }
+            tokio::task::spawn_local(connection.run())
+        })
+        .collect();
+    let readers = tokio::task::spawn_local(read_along(doors, tokens.clone(), Rc::clone(&shared), state.random.clone()));
+    tokio::time::sleep(load).await;
+    let in_flight = shared.in_flight.get();
+    kill()?;
+    shared.sending.set(false);
+    for task in tasks {
+        // A task ends by itself once its socket does; it panics only by a defect of the harness.
+        let (connection, lost) = task.await.map_err(io::Error::other)?;
+        state.unanswered.insert(connection.device(), connection.unanswered());
+        if let Lost::Protocol(_) | Lost::Closed { .. } = lost {
+            return Err(Failure::Connection { cycle, lost });
+        }
+    }
+    readers.abort();
+    state.outcome.in_flight += in_flight;
+    state.expectations = shared.expectations.borrow_mut().take().unwrap_or_default();
+    for (kind, count) in shared.errors.borrow().iter() {
+        *state.outcome.errors.entry(kind.clone()).or_default() += count;
+    }
+    Ok(in_flight > 0)
+}
+
+/// Reads users' states while others write, and remembers what was shown.
+async fn read_along(doors: Doors, tokens: Tokens, shared: Rc<Shared>, mut random: Random) {
+    loop {
+        let seeded = &tokens.users[random.below(tokens.users.len() as u64) as usize];
+        let Ok(states) = reader::states(doors.tcp_sync, seeded).await else { return };
+        for entry in states.values().filter(|entry| !entry.deleted) {
+            let (user, manga, key) = (seeded.user_id, entry.manga, entry.key);
+            shared.remember(&Entry { user, manga, key, source: Source::Read });
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,358 @@
+//! One device's connection under load: fills its window or its queue, sends everything in one write, and turns answers into
+//! latencies, ledger entries and errors by kind. Nothing is allocated per update once it runs.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use client::frames::{self, Event};
+use proto::frame::{SetProgress, wants};
+use proto::{Chapter, Code, DeviceId, DeviceSeq, MangaId, MergeKey, UserId};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::drive::{Mode, Shared, next_chapter};
+use crate::ledger::{Entry, Source};
+use crate::reader;
+use crate::tokens::Seeded;
+
+/// Bytes asked of the socket at a time.
+const READ_BYTES: usize = 32 * 1024;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Lost {
+    /// The socket failed.
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// The server does not follow the protocol.
+    #[error(transparent)]
+    Protocol(#[from] frames::Error),
+    /// The server closed and said why.
+    #[error("the server closed the connection: {detail} ({})", code.map_or("no code", Code::as_str))]
+    Closed {
+        /// The reason.
+        code: Option<Code>,
+        /// In words.
+        detail: String,
+    },
+    /// The server closed without a word.
+    #[error("the server closed the connection without a Bye")]
+    Cut,
+}
+
+/// What comes back with an update's answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Pending {
+    due_us: u64,
+    series: u32,
+    chapter: Chapter,
+    device_seq: DeviceSeq,
+}
+
+/// Updates that are due on one connection (open loop).
+#[derive(Debug, Default)]
+pub struct Queue {
+    due_us: RefCell<VecDeque<u64>>,
+    closed: Cell<bool>,
+    kick: Notify,
+}
+
+impl Queue {
+    /// Adds one update that was due at this moment.
+    pub fn push(&self, due_us: u64) {
+        self.due_us.borrow_mut().push_back(due_us);
+        self.kick.notify_one();
+    }
+
+    /// No more updates come; the connection may end.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.kick.notify_one();
+    }
+}
+
+/// One connection.
+pub struct Connection {
+    shared: Rc<Shared>,
+    stream: TcpStream,
+    protocol: frames::Connection<Pending>,
+    user: UserId,
+    device: DeviceId,
+    device_seq: u64,
+    /// The series this device writes, with the chapter it last set.
+    series: Vec<(MangaId, Chapter)>,
+    random: crate::workload::Random,
+    queue: Rc<Queue>,
+    answered: Vec<Pending>,
+    /// Updates of an earlier connection that were never answered: sent again first, unchanged.
+    resend: VecDeque<Pending>,
+    window_max: usize,
+}
+
+impl Connection {
+    /// Connects device number `index` of a user and learns where the user stands.
+    pub async fn open(
+        server: SocketAddr,
+        seeded: &Seeded,
+        series: &[MangaId],
+        index: usize,
+        device: [u8; 16],
+        shared: &Rc<Shared>,
+    ) -> Result<Self, Lost> {
+        let writers = shared.plan.writers;
+        let own = series.iter().take(shared.plan.series).skip(index).step_by(writers.max(1));
+        let own: Vec<_> = if index < writers { own.map(|manga| (*manga, Chapter::ZERO)).collect() } else { Vec::new() };
+        let device = DeviceId::from_bytes(device);
+        let hello = reader::hello(seeded, Some(device), wants::PROGRESS);
+        let mut connection = Self {
+            shared: Rc::clone(shared),
+            stream: TcpStream::connect(server).await?,
+            protocol: frames::Connection::open(&hello)?,
+            user: seeded.user_id,
+            device,
+            device_seq: 0,
+            series: own,
+            random: crate::workload::Random::new(u64::from_le_bytes(
+                device.as_bytes()[..8].try_into().expect("eight bytes"),
+            )),
+            queue: Rc::default(),
+            answered: Vec::new(),
+            resend: VecDeque::new(),
+            window_max: usize::MAX,
+        };
+        connection.stream.set_nodelay(true)?;
+        connection.greet().await?;
+        Ok(connection)
+    }
+
+    /// Whether it sends updates.
+    pub fn writes(&self) -> bool {
+        !self.series.is_empty()
+    }
+
+    /// Its queue, for the open loop.
+    pub fn queue(&self) -> Rc<Queue> {
+        Rc::clone(&self.queue)
+    }
+
+    /// Which of the user's devices it is.
+    pub fn device(&self) -> (UserId, DeviceId) {
+        (self.user, self.device)
+    }
+
+    /// Sends these first, with the device sequences they had.
+    pub fn resend(&mut self, updates: Vec<Pending>) {
+        self.resend = updates.into();
+    }
+
+    /// Sends one update at a time, whatever window the plan has.
+    pub fn one_at_a_time(&mut self) {
+        self.window_max = 1;
+    }
+
+    /// What was sent and never answered.
+    pub fn unanswered(&self) -> Vec<Pending> {
+        self.protocol.unanswered().copied().chain(self.resend.iter().copied()).collect()
+    }
+
+    /// Waits for Welcome and for the user's states.
+    async fn greet(&mut self) -> Result<(), Lost> {
+        let (mut welcomed, mut asked) = (false, None);
+        loop {
+            self.send()?;
+            while self.protocol.has_event()? {
+                let Some(event) = self.protocol.poll(&mut self.answered)? else { break };
+                match event {
+                    Event::Welcome(welcome) => {
+                        self.device_seq = welcome.last_seq;
+                        welcomed = true;
+                    }
+                    Event::State { seq, state } if Some(seq) == asked => {
+                        for entry in state.entries.iter() {
+                            if let Some(own) = self.series.iter_mut().find(|(manga, _)| *manga == entry.manga) {
+                                own.1 = entry.key.chapter;
+                            }
+                        }
+                        if state.last {
+                            return Ok(());
+                        }
+                    }
+                    Event::Bye(bye) => {
+                        return Err(Lost::Closed { code: frames::bye_code(&bye), detail: bye.detail.to_owned() });
+                    }
+                    Event::Reject(reject) => {
+                        return Err(Lost::Closed { code: reject.code(), detail: reject.detail.to_owned() });
+                    }
+                    _ => {}
+                }
+            }
+            if welcomed && asked.is_none() {
+                asked = Some(self.protocol.get(None));
+                continue;
+            }
+            self.stream.readable().await?;
+            self.receive()?;
+        }
+    }
+
+    /// Runs until its socket ends or its task is aborted; counts why.
+    pub async fn run(mut self) -> (Self, Lost) {
+        let lost = loop {
+            match self.turn().await {
+                Ok(()) => {}
+                Err(lost) => break lost,
+            }
+        };
+        let unanswered = self.protocol.unanswered().len() as u64;
+        self.shared.in_flight.set(self.shared.in_flight.get() - unanswered);
+        self.shared.count_error(match &lost {
+            Lost::Closed { code, .. } => code.map_or("closed", Code::as_str),
+            Lost::Io(_) | Lost::Cut => "connection_lost",
+            Lost::Protocol(_) => "protocol",
+        });
+        (self, lost)
+    }
+
+    async fn turn(&mut self) -> Result<(), Lost> {
+        self.fill();
+        self.send()?;
+        let queue = Rc::clone(&self.queue);
+        let waits_for_room = !self.protocol.pending_out().is_empty();
+        tokio::select! {
+            ready = self.stream.readable() => ready?,
+            ready = self.stream.writable(), if waits_for_room => ready?,
+            () = queue.kick.notified() => {}
+        }
+        self.receive()?;
+        self.handle()
+    }
+
+    fn fill(&mut self) {
+        while self.protocol.credit() > 0
+            && let Some(pending) = self.resend.pop_front()
+        {
+            self.push(pending);
+        }
+        if !self.writes() || !self.shared.sending.get() {
+            return;
+        }
+        match self.shared.plan.mode {
+            Mode::Closed { window } => {
+                let now = self.shared.now_us();
+                let in_flight = self.protocol.unanswered().len();
+                let window = window.min(self.window_max);
+                let more = window.saturating_sub(in_flight).min(self.protocol.credit());
+                (0..more).for_each(|_| self.update(now));
+            }
+            Mode::Open { .. } => {
+                let queue = Rc::clone(&self.queue);
+                let mut due = queue.due_us.borrow_mut();
+                while self.protocol.credit() > 0
+                    && let Some(moment) = due.pop_front()
+                {
+                    self.update(moment);
+                }
+            }
+        }
+    }
+
+    fn update(&mut self, due_us: u64) {
+        let series = self.shared.series.pick(&mut self.random).min(self.series.len() - 1);
+        let Some(chapter) = next_chapter(self.series[series].1) else {
+            self.shared.count_error("series_ended");
+            return;
+        };
+        self.series[series].1 = chapter;
+        self.device_seq += 1;
+        self.push(Pending { due_us, series: series as u32, chapter, device_seq: DeviceSeq(self.device_seq) });
+    }
+
+    fn push(&mut self, pending: Pending) {
+        self.device_seq = self.device_seq.max(pending.device_seq.0);
+        let series = &mut self.series[pending.series as usize];
+        series.1 = series.1.max(pending.chapter);
+        let update = SetProgress {
+            manga: series.0,
+            device_seq: Some(pending.device_seq),
+            chapter: pending.chapter,
+            page: None,
+            status: None,
+            force: false,
+            ack_database: false,
+            conflict_token: None,
+        };
+        match self.protocol.set_progress(&update, pending) {
+            Ok(_) => self.shared.in_flight.set(self.shared.in_flight.get() + 1),
+            Err(_) => self.shared.count_error("window_full"),
+        }
+    }
+
+    fn send(&mut self) -> Result<(), Lost> {
+        while !self.protocol.pending_out().is_empty() {
+            match self.stream.try_write(self.protocol.pending_out()) {
+                Ok(bytes) => self.protocol.sent(bytes),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// One read: the next turn sends what its answers make room for.
+    fn receive(&mut self) -> Result<(), Lost> {
+        let room = self.protocol.room(READ_BYTES);
+        match self.stream.try_read(room) {
+            Ok(0) => Err(Lost::Cut),
+            Ok(bytes) => {
+                self.protocol.received(bytes);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn handle(&mut self) -> Result<(), Lost> {
+        let now = self.shared.now_us();
+        let measuring = self.shared.measuring.get();
+        while let Some(event) = self.protocol.poll(&mut self.answered)? {
+            let count = self.answered.len() as u64;
+            self.shared.in_flight.set(self.shared.in_flight.get() - count);
+            match event {
+                Event::Ack(ack) => {
+                    if measuring {
+                        self.shared.acknowledged.set(self.shared.acknowledged.get() + count);
+                        let mut latency = self.shared.latency.borrow_mut();
+                        self.answered
+                            .iter()
+                            .for_each(|pending| latency.saturating_record(now.saturating_sub(pending.due_us)));
+                    }
+                    let shown = ack.key;
+                    for (at, pending) in self.answered.iter().enumerate() {
+                        let last = at + 1 == self.answered.len();
+                        let key =
+                            if last { shown } else { MergeKey { chapter: pending.chapter, ..MergeKey::default() } };
+                        let manga = self.series[pending.series as usize].0;
+                        self.shared.remember(&Entry { user: self.user, manga, key, source: Source::Acknowledged });
+                    }
+                }
+                Event::Reject(reject) => self.shared.count_error(reject.code().map_or("reject", Code::as_str)),
+                Event::Progress { entry, .. } => {
+                    if measuring {
+                        self.shared.announced.set(self.shared.announced.get() + 1);
+                    }
+                    let (manga, key) = (entry.manga, entry.key);
+                    self.shared.remember(&Entry { user: self.user, manga, key, source: Source::Announced });
+                }
+                Event::Bye(bye) => {
+                    return Err(Lost::Closed { code: frames::bye_code(&bye), detail: bye.detail.to_owned() });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

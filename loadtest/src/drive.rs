@@ -1,0 +1,241 @@
+//! The sync plane: many connections on one thread, each with its own window, all driven by one plan. Closed loop keeps a window
+//! of updates in flight; open loop sends by a schedule and counts latency from the moment an update was due, so that a stalled
+//! server cannot hide behind its own slowness.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use proto::Chapter;
+
+use crate::connection::{Connection, Lost};
+use crate::ledger::{Entry, Expectations, Writer};
+use crate::process::{self, Usage};
+use crate::tokens::Tokens;
+use crate::workload::{Distribution, Picker, Random};
+
+/// What decides when an update is sent.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "snake_case", tag = "mode")]
+pub enum Mode {
+    /// So many in flight on every writing connection.
+    Closed {
+        /// Updates without an answer, per connection.
+        window: usize,
+    },
+    /// So many per second over all connections.
+    Open {
+        /// Updates due per second.
+        rate: f64,
+    },
+}
+
+/// One run of the sync plane.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Plan {
+    /// Users that write.
+    pub users: usize,
+    /// Connections per user, each a device of its own.
+    pub devices: usize,
+    /// Of them, how many write; they share the user's series among them, so that no update is behind another.
+    pub writers: usize,
+    /// Series per user.
+    pub series: usize,
+    /// When updates are sent.
+    #[serde(flatten)]
+    pub mode: Mode,
+    /// How picks are spread over users (open loop) and series.
+    pub distribution: Distribution,
+    /// The seed of every pick.
+    pub seed: u64,
+    /// The time over which connections are opened.
+    #[serde(skip)]
+    pub ramp: Duration,
+    /// Load that is not measured.
+    #[serde(skip)]
+    pub warm_up: Duration,
+    /// Load that is.
+    #[serde(skip)]
+    pub measure: Duration,
+}
+
+/// What all connections of a run share.
+pub struct Shared {
+    /// When the run began; moments are microseconds since.
+    pub origin: Instant,
+    /// The plan.
+    pub plan: Plan,
+    /// Whether updates are sent.
+    pub sending: Cell<bool>,
+    /// Whether latencies count.
+    pub measuring: Cell<bool>,
+    /// Updates sent and not answered, over all connections.
+    pub in_flight: Cell<u64>,
+    /// Acknowledged while measuring.
+    pub acknowledged: Cell<u64>,
+    /// Announced while measuring.
+    pub announced: Cell<u64>,
+    /// Time to acknowledgement.
+    pub latency: RefCell<Histogram<u64>>,
+    /// Refusals and failures, by kind.
+    pub errors: RefCell<BTreeMap<String, u64>>,
+    /// The ledger on disk, when there is one.
+    pub ledger: RefCell<Option<Writer>>,
+    /// The same in memory, when somebody will compare.
+    pub expectations: RefCell<Option<Expectations>>,
+    /// How series are picked.
+    pub series: Picker,
+}
+
+impl Shared {
+    /// Nothing sent, nothing counted.
+    pub fn new(plan: Plan, ledger: Option<Writer>, remember: bool) -> Rc<Self> {
+        let series = Picker::new(plan.distribution, plan.series.div_ceil(plan.writers.max(1)));
+        Rc::new(Self {
+            origin: Instant::now(),
+            plan,
+            sending: Cell::new(false),
+            measuring: Cell::new(false),
+            in_flight: Cell::new(0),
+            acknowledged: Cell::new(0),
+            announced: Cell::new(0),
+            latency: RefCell::new(Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are constant")),
+            errors: RefCell::default(),
+            ledger: RefCell::new(ledger),
+            expectations: RefCell::new(remember.then(Expectations::default)),
+            series,
+        })
+    }
+
+    /// Microseconds since the run began.
+    pub fn now_us(&self) -> u64 {
+        self.origin.elapsed().as_micros() as u64
+    }
+
+    /// Counts one refusal or failure.
+    pub fn count_error(&self, kind: &str) {
+        let mut errors = self.errors.borrow_mut();
+        match errors.get_mut(kind) {
+            Some(count) => *count += 1,
+            None => drop(errors.insert(kind.to_owned(), 1)),
+        }
+    }
+
+    /// Writes down what the server said.
+    pub fn remember(&self, entry: &Entry) {
+        if let Some(expectations) = self.expectations.borrow_mut().as_mut() {
+            expectations.add(entry);
+        }
+        let failed = self.ledger.borrow_mut().as_mut().is_some_and(|ledger| ledger.append(entry).is_err());
+        if failed {
+            self.count_error("ledger_write");
+        }
+    }
+}
+
+/// What a run gave.
+pub struct Measured {
+    /// What was counted.
+    pub shared: Rc<Shared>,
+    /// How long was measured.
+    pub elapsed: Duration,
+    /// The server before and after, when its pid is known.
+    pub server: Option<(Usage, Usage)>,
+    /// CPU time of this process in that time.
+    pub client_cpu_us: u64,
+}
+
+/// Opens every connection of the plan, over the ramp. All of them, or the first reason why not.
+pub async fn connect(server: SocketAddr, tokens: &Tokens, shared: &Rc<Shared>) -> Result<Vec<Connection>, Lost> {
+    let plan = &shared.plan;
+    let total = plan.users * plan.devices;
+    let mut connections = Vec::with_capacity(total);
+    let mut random = Random::new(plan.seed);
+    for (at, seeded) in tokens.users.iter().take(plan.users).enumerate() {
+        for device in 0..plan.devices {
+            let connection =
+                Connection::open(server, seeded, &tokens.series, device, random.uuid_bytes(), shared).await?;
+            connections.push(connection);
+        }
+        let due = plan.ramp.mul_f64((at + 1) as f64 / plan.users as f64);
+        tokio::time::sleep_until((shared.origin + due).into()).await;
+    }
+    Ok(connections)
+}
+
+/// Runs a plan from its ramp to the last answer. Must be called inside a `LocalSet`.
+pub async fn run(
+    server: SocketAddr,
+    server_pid: Option<u32>,
+    tokens: &Tokens,
+    shared: Rc<Shared>,
+) -> Result<Measured, Lost> {
+    let connections = connect(server, tokens, &shared).await?;
+    let queues: Vec<_> = connections.iter().filter(|connection| connection.writes()).map(Connection::queue).collect();
+    shared.sending.set(true);
+    let tasks: Vec<_> = connections.into_iter().map(|connection| tokio::task::spawn_local(connection.run())).collect();
+    let scheduler = match shared.plan.mode {
+        Mode::Open { rate } => Some(tokio::task::spawn_local(schedule(rate, queues.clone(), Rc::clone(&shared)))),
+        Mode::Closed { .. } => None,
+    };
+    tokio::time::sleep(shared.plan.warm_up).await;
+    let read_server = || server_pid.map(process::usage).transpose().map_err(Lost::Io);
+    let (server_before, client_before, began) = (read_server()?, process::own_cpu_us(), Instant::now());
+    shared.measuring.set(true);
+    tokio::time::sleep(shared.plan.measure).await;
+    shared.measuring.set(false);
+    let elapsed = began.elapsed();
+    let client_cpu_us = process::own_cpu_us() - client_before;
+    let server_after = read_server()?;
+    shared.sending.set(false);
+    if let Some(scheduler) = scheduler {
+        scheduler.abort();
+    }
+    settle(&shared).await;
+    queues.iter().for_each(|queue| queue.close());
+    for task in tasks {
+        task.abort();
+    }
+    if let Some(ledger) = shared.ledger.borrow_mut().as_mut() {
+        ledger.flush().map_err(Lost::Io)?;
+    }
+    Ok(Measured { server: server_before.zip(server_after), shared, elapsed, client_cpu_us })
+}
+
+/// Waits for the answers that are still due, at most 10 s; what is missing then is an error of its own kind.
+async fn settle(shared: &Shared) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while shared.in_flight.get() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    for _ in 0..shared.in_flight.get() {
+        shared.count_error("unanswered");
+    }
+}
+
+/// Gives every update its due moment and hands it to the connection that was picked, a millisecond's worth at a time.
+async fn schedule(rate: f64, queues: Vec<Rc<crate::connection::Queue>>, shared: Rc<Shared>) {
+    let picker = Picker::new(shared.plan.distribution, queues.len());
+    let mut random = Random::new(shared.plan.seed ^ 0x5eed);
+    let began = shared.now_us();
+    let mut handed = 0u64;
+    let mut tick = tokio::time::interval(Duration::from_millis(1));
+    while shared.sending.get() {
+        tick.tick().await;
+        let now = shared.now_us() - began;
+        let due = (now as f64 * rate / 1e6) as u64;
+        while handed < due {
+            let moment = began + (handed as f64 * 1e6 / rate) as u64;
+            queues[picker.pick(&mut random)].push(moment);
+            handed += 1;
+        }
+    }
+}
+
+/// The next chapter to set: a hundredth further, so that every update is a real change and no total is soon reached.
+pub fn next_chapter(current: Chapter) -> Option<Chapter> {
+    Chapter::from_hundredths(current.hundredths() + 1).ok()
+}

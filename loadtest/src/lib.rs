@@ -1,0 +1,15 @@
+//! The load harness: drives a server over its real doors, measures what it does, and keeps a ledger of what it acknowledged, so
+//! that losses show. It talks only to addresses it was given or to a server it started itself, and it stops by itself.
+
+pub mod campaign;
+pub mod connection;
+pub mod drive;
+pub mod http;
+pub mod ledger;
+pub mod process;
+pub mod reader;
+pub mod report;
+pub mod server;
+pub mod tokens;
+pub mod verify;
+pub mod workload;

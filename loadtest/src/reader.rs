@@ -1,0 +1,47 @@
+//! Reads what a server has, through its door: every series' state of one user, as any device would ask for it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use client::frames::Event;
+use client::shell::{Error, FrameClient};
+use proto::frame::{Hello, ProgressEntry, ResumeToken};
+use proto::{DeviceId, MangaId};
+
+use crate::tokens::Seeded;
+
+/// A Hello of the harness.
+pub fn hello<'a>(seeded: &'a Seeded, device: Option<DeviceId>, wants: u32) -> Hello<'a> {
+    Hello {
+        token: &seeded.token,
+        device,
+        resume: ResumeToken::NONE,
+        client_name: "loadtest",
+        client_version: env!("CARGO_PKG_VERSION"),
+        wants,
+    }
+}
+
+/// All of a user's states, by series.
+pub async fn states(server: SocketAddr, seeded: &Seeded) -> Result<HashMap<MangaId, ProgressEntry>, Error> {
+    let (mut client, _) = FrameClient::<()>::connect(server, &hello(seeded, None, 0)).await?;
+    let asked = client.connection().get(None);
+    let (mut states, mut answered) = (HashMap::new(), Vec::new());
+    loop {
+        match client.next(&mut answered).await? {
+            Event::State { seq, state } if seq == asked => {
+                states.extend(state.entries.iter().map(|entry| (entry.manga, entry)));
+                if state.last {
+                    return Ok(states);
+                }
+            }
+            Event::Reject(reject) => {
+                return Err(Error::Closed { code: reject.code(), detail: reject.detail.to_owned() });
+            }
+            Event::Bye(bye) => {
+                return Err(Error::Closed { code: client::frames::bye_code(&bye), detail: bye.detail.to_owned() });
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! A server process of the harness's own: started on free ports in a folder of its own, stopped politely or killed. It is ended
+//! by its handle's drop, so that a failed run leaves nothing behind.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::tokens::Tokens;
+
+/// How long a server may take from its start to open doors.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may take to stop politely.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where the server listens: the `ports.json` of its data folder.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Doors {
+    /// The process that wrote it.
+    pub pid: u32,
+    /// HTTP.
+    pub http: SocketAddr,
+    /// TCP sync.
+    pub tcp_sync: SocketAddr,
+    /// Metrics.
+    pub metrics: SocketAddr,
+}
+
+/// How to start a server.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// The server's binary.
+    pub binary: PathBuf,
+    /// Its data folder.
+    pub data_dir: PathBuf,
+    /// Configuration by environment, as `MANGAHUB_..` names.
+    pub settings: Vec<(String, String)>,
+    /// The CPUs it may use, as `taskset -c` takes them; all when empty.
+    pub cpus: String,
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    /// Where it listens.
+    pub doors: Doors,
+}
+
+impl Launch {
+    /// Starts it on free ports and waits until its doors are open.
+    pub fn start(&self) -> io::Result<Server> {
+        std::fs::create_dir_all(&self.data_dir)?;
+        let ports = self.data_dir.join("ports.json");
+        match std::fs::remove_file(&ports) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
+        let mut command = self.command();
+        command.arg("serve").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        for port in ["HTTP", "TCP_SYNC", "METRICS", "UDP", "GRPC", "NOTIFY", "QUIC"] {
+            command.env(format!("MANGAHUB_PORTS_{port}"), "0");
+        }
+        let mut child = command.spawn()?;
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            let doors = std::fs::read_to_string(&ports).ok().and_then(|text| serde_json::from_str::<Doors>(&text).ok());
+            if let Some(doors) = doors {
+                return Ok(Server { child, doors });
+            }
+            if let Some(status) = child.try_wait()? {
+                return Err(io::Error::other(format!(
+                    "the server ended at its start with {status}:\n{}",
+                    self.log_tail()
+                )));
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(io::Error::other(format!("the server did not open its doors:\n{}", self.log_tail())));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Runs `admin seed` against this folder's server and reads the tokens.
+    pub fn seed(&self, users: usize, series: usize) -> io::Result<Tokens> {
+        let file = self.data_dir.join("loadtest-tokens.json");
+        let mut command = self.command();
+        command.args(["admin", "seed", "--users", &users.to_string(), "--series", &series.to_string(), "--tokens"]);
+        let output = command.arg(&file).output()?;
+        if !output.status.success() {
+            return Err(io::Error::other(format!("seeding failed: {}", String::from_utf8_lossy(&output.stderr))));
+        }
+        Tokens::load(&file)?.take(users, series)
+    }
+
+    /// Where the server's own output goes.
+    pub fn log(&self) -> PathBuf {
+        self.data_dir.with_extension("log")
+    }
+
+    fn command(&self) -> Command {
+        let mut command = if self.cpus.is_empty() {
+            Command::new(&self.binary)
+        } else {
+            let mut command = Command::new("taskset");
+            command.args(["-c", &self.cpus]).arg(&self.binary);
+            command
+        };
+        command.arg("--data-dir").arg(&self.data_dir).envs(self.settings.iter().cloned());
+        command
+    }
+
+    fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(20).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Server {
+    /// The server's process.
+    pub fn pid(&self) -> u32 {
+        self.doors.pid
+    }
+
+    /// Ends it at once (SIGKILL), as a crash would, and waits until it is gone.
+    pub fn kill(mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
+    }
+
+    /// Asks it to stop (SIGTERM) and waits; an error when it does not, or not with exit code 0.
+    pub fn stop(mut self) -> io::Result<()> {
+        let done = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        if !done.success() {
+            return Err(io::Error::other("the server could not be signalled"));
+        }
+        let deadline = Instant::now() + STOP_PATIENCE;
+        while Instant::now() < deadline {
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(io::Error::other(format!("the server stopped with {status}"))),
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        Err(io::Error::other("the server did not stop when asked"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail when the process has ended already, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The server's binary beside this one, as cargo builds them.
+pub fn sibling_binary() -> io::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let beside = own.with_file_name("mangahub");
+    if Path::new(&beside).is_file() {
+        return Ok(beside);
+    }
+    Err(io::Error::other(format!("{} is not there: build it, or give --server-bin", beside.display())))
+}
