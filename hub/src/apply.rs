@@ -34,7 +34,10 @@ pub fn apply(state: &mut UserState, command: &Command, context: &mut Context<'_>
     };
     match decided {
         Ok(change) => {
-            change.records().for_each(|record| state.replay(&record));
+            state.replay(&change.record);
+            if let Some(evicted) = change.evicted {
+                state.replay(&Record::Device(evicted));
+            }
             Outcome::Applied(change)
         }
         Err(Refusal::Already(view)) => Outcome::Already(view),
@@ -66,8 +69,9 @@ fn set_progress(state: &UserState, command: &SetProgress, context: &mut Context<
     if let Some(total) = beyond.filter(|_| context.strict_total || facts.is_over()) {
         return Err(Reject::BeyondTotal { chapter: command.chapter, total }.into());
     }
-    let series = series_or_new(state, command.manga)?;
-    let opens_generation = check_going_back(state, &series, command, context)?;
+    let unread = Series::empty(command.manga);
+    let series = series_or(state, &unread)?;
+    let opens_generation = check_going_back(state, series, command, context)?;
 
     let version = next_version(context, series.version().max(device.map_or(Version::ZERO, |device| device.epoch)))?;
     let stored = series.live_progress();
@@ -79,12 +83,13 @@ fn set_progress(state: &UserState, command: &SetProgress, context: &mut Context<
     let page = command.page.or(same_chapter.and_then(|row| row.page));
     let row = ProgressRow { key, deleted: false, page, ahead: beyond.is_some() };
 
-    let library = shelve(&series, command.status, version, context.wall_ms, state);
+    let library = shelve(series, command.status, version, context.wall_ms, state);
     let today = LocalDay::at(context.wall_ms, state.preferences().utc_offset);
     let from = stored.map_or(Chapter::ZERO, |row| row.key.chapter);
     let history = Some(HistoryRow::after(series.history, today, from, command.chapter));
     let stamp = command.device.map(|id| stamp(id, command, device, version));
-    let evicted = stamp.and_then(|stamp| evict_for(state, stamp.device, version));
+    let newcomer = stamp.is_some_and(|stamp| stamp.epoch == version);
+    let evicted = if newcomer { evict_one(state, version) } else { None };
     let record = ProgressRecord { user: state.user(), manga: command.manga, row, device: stamp, library, history };
     let offers_completed =
         reaches_the_end(&facts, command.chapter) && record.status() != Some(ReadingStatus::Completed);
@@ -192,7 +197,8 @@ fn add_to_library(
     context: &mut Context<'_>,
 ) -> Decision {
     context.facts.ok_or(Reject::NoSuchSeries { manga })?;
-    let series = series_or_new(state, manga)?;
+    let unread = Series::empty(manga);
+    let series = series_or(state, &unread)?;
     if series.live_library().is_some() {
         return Err(Reject::InLibrary { manga }.into());
     }
@@ -231,7 +237,7 @@ fn see_device(state: &UserState, id: DeviceId, context: &mut Context<'_>) -> Dec
     }
     let version = next_version(context, device.map_or(Version::ZERO, |device| device.seen.max(device.epoch)))?;
     let epoch = known.map_or(version, |device| device.epoch);
-    let evicted = evict_for(state, id, version);
+    let evicted = if known.is_none() { evict_one(state, version) } else { None };
     let (user, node) = (state.user(), state.node());
     let record = DeviceRecord { user, device: id, epoch, removed: false, seen: version, node };
     Ok(Change { evicted, ..changed(Record::Device(record)) })
@@ -248,9 +254,9 @@ fn removal(state: &UserState, id: DeviceId, version: Version) -> DeviceRecord {
     DeviceRecord { user: state.user(), device: id, epoch: version, removed: true, seen: version, node: state.node() }
 }
 
-/// The removal of the longest unseen device, when `newcomer` would be one too many.
-fn evict_for(state: &UserState, newcomer: DeviceId, version: Version) -> Option<DeviceRecord> {
-    if state.device(newcomer).is_some() || state.live_devices().count() < DEVICES_PER_USER_MAX {
+/// The removal of the longest unseen device, when one more would be too many.
+fn evict_one(state: &UserState, version: Version) -> Option<DeviceRecord> {
+    if state.live_devices().count() < DEVICES_PER_USER_MAX {
         return None;
     }
     let longest_unseen = state.live_devices().min_by_key(|device| (device.seen, device.id))?;
@@ -278,10 +284,11 @@ fn changed(record: Record) -> Change {
     Change { record, evicted: None, offers_completed: false }
 }
 
-fn series_or_new(state: &UserState, manga: MangaId) -> Result<Series, Reject> {
-    match state.find(manga) {
-        Some(series) => Ok(*series),
-        None if state.series_count() < SERIES_PER_USER_MAX => Ok(Series::empty(manga)),
+/// What the state has of a series, or `unread` when it has nothing and may have one more.
+fn series_or<'a>(state: &'a UserState, unread: &'a Series) -> Result<&'a Series, Reject> {
+    match state.find(unread.manga) {
+        Some(series) => Ok(series),
+        None if state.series_count() < SERIES_PER_USER_MAX => Ok(unread),
         None => Err(Reject::TooManySeries),
     }
 }
