@@ -8,4 +8,6 @@ pub mod folder;
 pub mod journal;
 pub mod lane;
 pub mod migrations;
+pub mod record;
 pub mod store;
+pub mod writer;

@@ -188,7 +188,8 @@ fn devices(conn: &Connection, rows: &Rows, applied: &mut Applied) -> Result<(), 
             .query_row(params![user.as_bytes(), id.as_bytes()], |row| Ok(device(id, row, 0)))
             .optional()
             .map_err(refusal)?
-            .transpose()?;
+            .transpose()
+            .map_err(refused_by_row)?;
         let Some(next) = united(id, stored, change) else {
             applied.count(0);
             continue;
@@ -206,6 +207,14 @@ fn devices(conn: &Connection, rows: &Rows, applied: &mut Applied) -> Result<(), 
         applied.count(write.execute(values).map_err(refusal)?);
     }
     Ok(())
+}
+
+/// A stored row that cannot be read refuses what comes for its key, and nothing else.
+fn refused_by_row(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Corrupt { reason } => StoreError::Refused { reason },
+        other => other,
+    }
 }
 
 /// The device's row with the change; `None` when that is what is stored.

@@ -73,12 +73,18 @@ pub(super) fn refusal(error: rusqlite::Error) -> StoreError {
             | ErrorCode::ReadOnly
             | ErrorCode::OperationInterrupted => away(Duration::from_secs(1)),
             ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => StoreError::Corrupt { reason },
-            _ => StoreError::Refused { reason },
+            ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch => {
+                StoreError::Refused { reason }
+            }
+            // A missing table, a full cache of locks: nothing that is wrong with this one request. Were it called refused, the
+            // writer would park record after record.
+            _ => away(Duration::from_secs(1)),
         },
         rusqlite::Error::FromSqlConversionFailure(..)
         | rusqlite::Error::IntegralValueOutOfRange(..)
         | rusqlite::Error::Utf8Error(..)
         | rusqlite::Error::InvalidColumnType(..) => StoreError::Corrupt { reason },
-        _ => StoreError::Refused { reason },
+        rusqlite::Error::ToSqlConversionFailure(..) => StoreError::Refused { reason },
+        _ => away(Duration::from_secs(1)),
     }
 }

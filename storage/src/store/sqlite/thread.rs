@@ -18,6 +18,8 @@ use crate::store::StoreError;
 /// What a request answers.
 pub(super) type Answer<T> = BoxFuture<'static, Result<T, StoreError>>;
 
+type Queue = SyncSender<Box<dyn Job>>;
+
 /// Account writes that share one transaction at most: one flush for all of them.
 const GROUP_MAX: usize = 64;
 
@@ -78,16 +80,21 @@ fn refused<T: Send + 'static>(error: StoreError) -> Answer<T> {
     futures_util::future::ready(Err(error)).boxed()
 }
 
-fn enqueue(queue: &SyncSender<Box<dyn Job>>, job: Box<dyn Job>) -> Result<(), StoreError> {
+fn enqueue(queue: &Queue, job: Box<dyn Job>) -> Result<(), StoreError> {
     queue.try_send(job).map_err(|refused| match refused {
         TrySendError::Full(_) => StoreError::Busy,
         TrySendError::Disconnected(_) => StoreError::stopped(),
     })
 }
 
+struct Queues {
+    urgent: Queue,
+    bulk: Queue,
+}
+
 /// The one thread that writes.
 pub(super) struct Writer {
-    queues: Option<(SyncSender<Box<dyn Job>>, SyncSender<Box<dyn Job>>)>,
+    queues: Option<Queues>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -101,7 +108,7 @@ impl Writer {
             runtime::priority::yield_to_shards();
             write_loop(&conn, &urgent_jobs, &bulk_jobs);
         })?;
-        Ok(Self { queues: Some((urgent, bulk)), thread: Some(thread) })
+        Ok(Self { queues: Some(Queues { urgent, bulk }), thread: Some(thread) })
     }
 
     /// An account write: goes before bulk work, shares its flush with others that wait.
@@ -110,7 +117,7 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        self.submit(|queues| &queues.0, work)
+        self.submit(|queues| &queues.urgent, work)
     }
 
     /// A batch, an import, a purge: one transaction of its own.
@@ -119,14 +126,10 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        self.submit(|queues| &queues.1, work)
+        self.submit(|queues| &queues.bulk, work)
     }
 
-    fn submit<T, F>(
-        &self,
-        queue: impl Fn(&(SyncSender<Box<dyn Job>>, SyncSender<Box<dyn Job>>)) -> &SyncSender<Box<dyn Job>>,
-        work: F,
-    ) -> Answer<T>
+    fn submit<T, F>(&self, queue: impl Fn(&Queues) -> &Queue, work: F) -> Answer<T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
@@ -210,7 +213,7 @@ fn run_transaction(conn: &Connection, group: &mut [Box<dyn Job>], begin: &str) -
 
 /// The threads that read, each with a connection and a queue of its own.
 pub(super) struct Readers {
-    queues: Vec<SyncSender<Box<dyn Job>>>,
+    queues: Vec<Queue>,
     threads: Vec<JoinHandle<()>>,
     next: AtomicUsize,
 }
