@@ -267,3 +267,20 @@ fn a_users_series_have_a_limit() {
     assert_eq!(world.rejected(set("1")), Reject::TooManySeries);
     world.applied(SetProgress { manga: proto::MangaId(1_001), ..set("2") });
 }
+
+#[test]
+fn purging_forgets_old_tombstones_and_nothing_else() {
+    let mut world = World::new();
+    world.applied(SetProgress { manga: proto::MangaId(1), ..set_from(1, 1, "3") });
+    world.applied(set_from(1, 2, "3"));
+    world.applied(Command::DeleteProgress { manga: SERIES });
+    world.applied(Command::RemoveFromLibrary { manga: SERIES });
+    world.applied(Command::RemoveDevice { device: device(1) });
+    let version = world.clock.high_water();
+    let whole = world.state.clone();
+    world.state.purge(proto::Version::from_unix_ms(NOON_MS));
+    assert_eq!(world.state, whole, "not yet old");
+    world.state.purge(proto::Version(version.0 + 1));
+    let rows = world.state.to_rows();
+    assert_eq!((rows.progress.len(), rows.library.len(), rows.devices.len(), rows.history.len()), (1, 1, 0, 1));
+}
