@@ -54,9 +54,7 @@ pub(crate) async fn answer(admin: &Admin, facts: &Facts, request: Request) -> Re
             let parked = admin.store().parked(rows_max.min(10_000)).await?;
             Ok(parked.iter().map(shown).collect())
         }
-        Request::Retry { id, discard: true } => {
-            Ok(json!({"id": id, "discarded": admin.store().unpark(id).await?}))
-        }
+        Request::Retry { id, discard: true } => Ok(json!({"id": id, "discarded": admin.store().unpark(id).await?})),
         Request::Retry { id, discard: false } => {
             let done = admin.retry_parked(id).await?;
             Ok(json!({"id": id, "applied": done}))
@@ -75,7 +73,7 @@ pub(crate) async fn answer(admin: &Admin, facts: &Facts, request: Request) -> Re
 
 async fn seed(admin: &Admin, users: u32, series: u32, token_ttl_s: u64) -> Result<Value, Refusal> {
     if users == 0 || users > SEED_USERS_MAX {
-        return Err(Refusal::new(Code::Invalid, format!("users is {users}; it must be from 1 to {SEED_USERS_MAX}")));
+        return Err(Refusal::new(Code::InvalidInput, format!("users is {users}; it must be from 1 to {SEED_USERS_MAX}")));
     }
     let report = admin.seed(SeedRequest { users, series, token_ttl_s }).await?;
     let users: Vec<Value> = report
@@ -94,8 +92,7 @@ async fn import(admin: &Admin, rows: &[catalogue::RawRow]) -> Result<Value, Refu
             Err(problem) => bad.push(problem),
         }
     }
-    let mut summary =
-        if good.is_empty() { Summary::default() } else { Summary::from(admin.import(good).await?) };
+    let mut summary = if good.is_empty() { Summary::default() } else { Summary::from(admin.import(good).await?) };
     summary.reject(bad);
     Ok(json!(summary))
 }

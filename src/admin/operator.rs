@@ -51,9 +51,8 @@ impl Operator {
     pub(crate) fn here(config: &Config, adopt: bool) -> Result<Self, OperatorError> {
         let mut engine_config = settings::engine(config)?;
         engine_config.adopt_store = adopt;
-        let doors: engine::boot::Doors = Arc::new(|_engine, context| {
-            Ok(Box::pin(async move { context.drain.draining().await }))
-        });
+        let doors: engine::boot::Doors =
+            Arc::new(|_engine, context| Ok(Box::pin(async move { context.drain.draining().await })));
         Ok(Self::Here(Box::new(engine::boot::start(engine_config, Encoders::new(), doors)?)))
     }
 

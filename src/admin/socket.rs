@@ -90,7 +90,7 @@ fn converse(stream: &UnixStream, admin: &Admin, facts: &Facts) -> io::Result<()>
         }
         let reply: Reply = match serde_json::from_slice::<Request>(&line) {
             Ok(request) => block_on(answer(admin, facts, request)).into(),
-            Err(error) => Reply::Refused(Refusal::new(proto::Code::Invalid, format!("not a request: {error}"))),
+            Err(error) => Reply::Refused(Refusal::new(proto::Code::InvalidInput, format!("not a request: {error}"))),
         };
         write_line(stream, &reply)?;
     }

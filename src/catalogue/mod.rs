@@ -135,7 +135,9 @@ pub(crate) fn parse(raw: &RawRow) -> Result<ImportRow, BadRow> {
         Deserialize::deserialize(&raw.fields).map_err(|error: serde_json::Error| BadRow::of(raw, error.to_string()))?;
     let status = match fields.status.as_deref() {
         None | Some("") => SeriesStatus::Ongoing,
-        Some(word) => word.to_ascii_lowercase().parse().map_err(|error| BadRow::of(raw, format!("{error}, not {word:?}")))?,
+        Some(word) => {
+            word.to_ascii_lowercase().parse().map_err(|error| BadRow::of(raw, format!("{error}, not {word:?}")))?
+        }
     };
     let filled = |text: Option<String>| text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
     Ok(ImportRow {
@@ -191,7 +193,9 @@ mod tests {
     #[test]
     fn the_second_row_with_an_upstream_id_is_a_repeat() {
         let id = "1044287a-73df-48d0-b0b2-5327f32dd651";
-        let file = format!(r#"[{{"id":"{id}","title":"A"}},{{"title":"B"}},{{"id":"{id}","title":"C"}},{{"id":"{id}","title":"D"}}]"#);
+        let file = format!(
+            r#"[{{"id":"{id}","title":"A"}},{{"title":"B"}},{{"id":"{id}","title":"C"}},{{"id":"{id}","title":"D"}}]"#
+        );
         let (kept, repeats) = without_repeats(rows_of(file.as_bytes()).unwrap());
         assert_eq!(kept.iter().map(|row| row.row).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(repeats.iter().map(|bad| bad.reason.as_str()).collect::<Vec<_>>(), ["it repeats row 1"; 2]);
@@ -199,7 +203,8 @@ mod tests {
 
     #[test]
     fn what_is_no_catalogue_is_refused() {
-        for (file, reason) in [("{", "EOF"), ("{}", "no mangas"), (r#"{"mangas": 1}"#, "not a list"), ("7", "neither")] {
+        for (file, reason) in [("{", "EOF"), ("{}", "no mangas"), (r#"{"mangas": 1}"#, "not a list"), ("7", "neither")]
+        {
             assert!(rows_of(file.as_bytes()).unwrap_err().contains(reason), "{file}");
         }
     }

@@ -31,9 +31,7 @@ pub(super) fn create(config: &Config, create: CreateAdmin, output: Output) -> Re
 /// Makes an existing user an administrator.
 pub(super) fn promote(config: &Config, identifier: String, output: Output) -> Result<Exit, Failure> {
     let answer = once(config, Request::Promote { identifier: identifier.clone() })?;
-    print(output, &answer, || {
-        format!("{identifier} is an administrator now, and must sign in again\n")
-    });
+    print(output, &answer, || format!("{identifier} is an administrator now, and must sign in again\n"));
     Ok(Exit::Done)
 }
 

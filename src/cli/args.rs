@@ -65,9 +65,9 @@ impl Global {
             keys.push(("--data-dir".to_owned(), "data_dir".to_owned(), folder.to_owned()));
         }
         for setting in &self.set {
-            let (key, value) = setting.split_once('=').ok_or_else(|| {
-                Failure::new(Exit::Usage, format!("--set {setting}: expected SECTION.KEY=VALUE"))
-            })?;
+            let (key, value) = setting
+                .split_once('=')
+                .ok_or_else(|| Failure::new(Exit::Usage, format!("--set {setting}: expected SECTION.KEY=VALUE")))?;
             keys.push(("--set".to_owned(), key.trim().to_owned(), value.to_owned()));
         }
         Ok(keys)

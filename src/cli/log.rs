@@ -10,9 +10,9 @@ use crate::config::Config;
 
 /// Starts the log of this process.
 pub(super) fn start(config: &Config, global: &Global) -> Result<(), Failure> {
-    let from_environment = ["RUST_LOG", "MANGAHUB_LOG"].iter().find_map(|name| {
-        std::env::var(name).ok().filter(|filter| !filter.is_empty()).map(|filter| (*name, filter))
-    });
+    let from_environment = ["RUST_LOG", "MANGAHUB_LOG"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|filter| !filter.is_empty()).map(|filter| (*name, filter)));
     let (source, filter) = match (from_environment, global.verbose) {
         (Some((name, filter)), _) => (name, filter),
         (None, 0) if global.quiet => ("--quiet", "error".to_owned()),

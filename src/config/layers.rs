@@ -145,8 +145,8 @@ impl Resolved {
     fn read_file(&mut self, sources: &Sources) -> Result<(), ConfigError> {
         let found = sources.search.iter().find(|path| path.is_file());
         let Some(path) = sources.config_file.as_ref().or(found) else { return Ok(()) };
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
         self.read_toml(path, &text)?;
         self.file = Some(path.clone());
         Ok(())
@@ -164,7 +164,9 @@ impl Resolved {
         for (name, item) in table.get_ref() {
             match item.get_ref() {
                 DeValue::Table(section) => entries.extend(
-                    section.iter().map(|(inner, item)| (format!("{}.{}", name.get_ref(), inner.get_ref()), inner, item)),
+                    section
+                        .iter()
+                        .map(|(inner, item)| (format!("{}.{}", name.get_ref(), inner.get_ref()), inner, item)),
                 ),
                 _ => entries.push((name.get_ref().to_string(), name, item)),
             }
@@ -194,7 +196,8 @@ impl Resolved {
         for name in sources.environment.keys().filter(|name| name.starts_with("MANGAHUB_")) {
             let known = KEYS.iter().any(|key| key.variable() == *name || key.compat.contains(&name.as_str()));
             if !known && !OTHER_VARIABLES.contains(&name.as_str()) {
-                self.warnings.push(format!("the environment variable {name} names no configuration key; it is ignored"));
+                self.warnings
+                    .push(format!("the environment variable {name} names no configuration key; it is ignored"));
             }
         }
         Ok(())
@@ -218,7 +221,10 @@ mod tests {
     fn sources(environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Sources {
         Sources {
             environment: environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
-            flags: flags.iter().map(|(path, value)| ("--set".to_owned(), path.to_string(), value.to_string())).collect(),
+            flags: flags
+                .iter()
+                .map(|(path, value)| ("--set".to_owned(), path.to_string(), value.to_string()))
+                .collect(),
             ..Sources::default()
         }
     }

@@ -20,9 +20,7 @@ pub(crate) fn as_table(resolved: &Resolved) -> String {
         rows.iter().map(|row| column(row).chars().count()).max().unwrap_or(0)
     };
     let (path_width, value_width) = (width(|row| &row.0), width(|row| &row.1));
-    rows.iter()
-        .map(|(path, value, origin)| format!("{path:path_width$}  {value:value_width$}  {origin}\n"))
-        .collect()
+    rows.iter().map(|(path, value, origin)| format!("{path:path_width$}  {value:value_width$}  {origin}\n")).collect()
 }
 
 /// An object of `{path: {value, source}}`, for scripts.

@@ -63,9 +63,9 @@ pub(crate) fn from_text(key: &Key, text: &str) -> Result<Value, String> {
         Kind::Choice(words) => {
             words.contains(&text.trim()).then(|| Value::Text(text.trim().to_owned())).ok_or_else(wrong)
         }
-        Kind::List => Ok(Value::List(
-            text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect(),
-        )),
+        Kind::List => {
+            Ok(Value::List(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()))
+        }
     }
 }
 

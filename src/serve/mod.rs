@@ -79,7 +79,11 @@ pub(crate) fn run(config: &Config, output: Output) -> Result<(), ServeError> {
             None => prometheus.iter().for_each(PrometheusHandle::run_upkeep),
         }
     };
-    tracing::info!(?signal, drain_ms = config.drain.as_millis() as u64, "stopping: no new connections, finishing what is in flight");
+    tracing::info!(
+        ?signal,
+        drain_ms = config.drain.as_millis() as u64,
+        "stopping: no new connections, finishing what is in flight"
+    );
     stop(running, config)
 }
 
@@ -88,10 +92,7 @@ fn doors(plan: DoorPlan) -> Doors {
 }
 
 fn install_metrics() -> Option<PrometheusHandle> {
-    PrometheusBuilder::new()
-        .install_recorder()
-        .inspect_err(|error| tracing::warn!(%error, "metrics are off"))
-        .ok()
+    PrometheusBuilder::new().install_recorder().inspect_err(|error| tracing::warn!(%error, "metrics are off")).ok()
 }
 
 fn stop(running: Running, config: &Config) -> Result<(), ServeError> {
@@ -101,7 +102,10 @@ fn stop(running: Running, config: &Config) -> Result<(), ServeError> {
         tracing::error!("the stop took longer than it may; ending now. What was acknowledged is in the journal");
         std::process::exit(1);
     };
-    std::thread::Builder::new().name("stop-deadline".to_owned()).spawn(overdue).map_err(system("cannot start a thread"))?;
+    std::thread::Builder::new()
+        .name("stop-deadline".to_owned())
+        .spawn(overdue)
+        .map_err(system("cannot start a thread"))?;
     running.shut_down();
     let ended = running.wait();
     leave(&config.data_dir);

@@ -118,10 +118,7 @@ pub(crate) fn doors(config: &Config, connections_max: u32) -> DoorsConfig {
         tcp_sync: Some(config.public(config.ports.tcp_sync)),
         http: Some(config.public(config.ports.http)),
         metrics: Some(([127, 0, 0, 1], config.ports.metrics).into()),
-        tls: config
-            .tls
-            .clone()
-            .map(|(certificate_chain, private_key)| TlsFiles { certificate_chain, private_key }),
+        tls: config.tls.clone().map(|(certificate_chain, private_key)| TlsFiles { certificate_chain, private_key }),
         plain_beyond_loopback: config.tls.is_none() || config.tls_allow_plain,
         trusted_proxies: config.trusted_proxies.clone(),
         cors_origins: config.http.cors_origins.clone(),
