@@ -41,7 +41,7 @@ pub enum Registration {
 /// How tokens are made.
 #[derive(Clone)]
 pub struct TokenConfig {
-    /// HS256 secret, at least 32 bytes.
+    /// HS256 secret, at least 32 bytes. Empty: the data folder's own (`DataFolder::secret`), taken under its lock at start.
     pub secret: Vec<u8>,
     /// The key's name in the token header, for rotation.
     pub key_id: String,

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::admin::socket::Client;
 use crate::admin::{Refusal, Request, SocketError, answer, block_on};
 use crate::config::Config;
-use crate::serve::settings::{self, SecretError};
+use crate::serve::settings;
 
 /// Why a request could not be put, or was not done.
 #[derive(Debug, thiserror::Error)]
@@ -21,9 +21,6 @@ pub(crate) enum OperatorError {
     /// No server runs, and the folder cannot be opened here either.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The folder or its secret cannot be made.
-    #[error(transparent)]
-    Secret(#[from] SecretError),
     /// The request was put and refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -49,7 +46,7 @@ impl Operator {
 
     /// Takes the folder's lock; `adopt` accepts whatever the store has.
     pub(crate) fn here(config: &Config, adopt: bool) -> Result<Self, OperatorError> {
-        let mut engine_config = settings::engine(config)?;
+        let mut engine_config = settings::engine(config);
         engine_config.adopt_store = adopt;
         let doors: engine::boot::Doors =
             Arc::new(|_engine, context| Ok(Box::pin(async move { context.drain.draining().await })));

@@ -103,7 +103,7 @@ impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Self {
         let exit = match &error {
             ServeError::Engine(error) => of_start(error),
-            ServeError::Doors(_) | ServeError::Secret(_) => Exit::Config,
+            ServeError::Doors(_) => Exit::Config,
             ServeError::Socket(_) | ServeError::System { .. } => Exit::Failed,
         };
         Self::new(exit, error.to_string())
@@ -115,7 +115,6 @@ impl From<OperatorError> for Failure {
         let exit = match &error {
             OperatorError::Socket(SocketError::Absent { .. } | SocketError::Io { .. }) => Exit::Unreachable,
             OperatorError::Start(error) => of_start(error),
-            OperatorError::Secret(_) => Exit::Config,
             OperatorError::Refused(_) => Exit::Input,
         };
         Self::new(exit, error.to_string())

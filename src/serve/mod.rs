@@ -19,7 +19,6 @@ use runtime::shutdown::Signals;
 use crate::admin::{self, SocketError};
 use crate::cli::Output;
 use crate::config::Config;
-use settings::SecretError;
 
 /// How often the metrics tidy up what they gathered.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -35,9 +34,6 @@ pub(crate) enum ServeError {
     /// The doors' settings cannot be used.
     #[error(transparent)]
     Doors(#[from] DoorError),
-    /// There is no secret to sign tokens with.
-    #[error(transparent)]
-    Secret(#[from] SecretError),
     /// The admin socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -61,11 +57,9 @@ pub(crate) fn run(config: &Config, output: Output) -> Result<(), ServeError> {
     let mut signals = Signals::install().map_err(system("cannot take over SIGTERM"))?;
     let files = raise_open_files().map_err(system("cannot raise the limit on open files"))?;
     let prometheus = install_metrics();
-    settings::make_folder(&config.data_dir)?;
-    let engine_config = settings::engine(config)?;
     let connections_max = settings::connections(config, files.limit);
     let plan = DoorPlan::prepare(settings::doors(config, connections_max), prometheus.clone())?;
-    let running = engine::boot::start(engine_config, protocols::encoders(), doors(plan.clone()))?;
+    let running = engine::boot::start(settings::engine(config), protocols::encoders(), doors(plan.clone()))?;
     let addresses = plan.addresses();
     admin::serve(&config.data_dir, running.admin(), running.facts().clone())?;
     ports::write(&config.data_dir, addresses).map_err(system("cannot write ports.json"))?;

@@ -1,62 +1,20 @@
-//! Turns the configuration into what the rooms below want to know, and keeps the token secret: given, or generated once
-//! into the data folder, readable by its owner only.
-
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+//! Turns the configuration into what the rooms below want to know: one function per room, no decisions beyond names and
+//! units.
 
 use engine::config::{EngineConfig, Limits, TokenConfig};
 use protocols::{DoorLimits, DoorsConfig, TlsFiles};
-use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::catalogue;
 use crate::config::{Config, Registration};
 
-const SECRET_NAME: &str = "jwt.secret";
-/// 384 random bits, as hexadecimal text.
-const SECRET_BYTES: usize = 48;
 /// Descriptors that are not connections: journal, database, rings, logs, and room for a surprise.
 const FILES_RESERVED: u64 = 512;
 /// Beyond this a connection table is a mistake, whatever the system allows.
 const CONNECTIONS_MAX: u64 = 1_000_000;
 
-/// Why there is no secret to sign tokens with.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SecretError {
-    /// The folder or the file cannot be used.
-    #[error("cannot use {}: {source}", path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Others can read it, so it is no secret.
-    #[error("{} can be read by others (mode {mode:o}); run: chmod 600 {}", path.display(), path.display())]
-    Exposed {
-        /// The file.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
-    /// It was cut short.
-    #[error("{} holds {length} bytes, which is too short for a secret; remove it to have one generated \
-             (everybody must then sign in again)", path.display())]
-    Short {
-        /// The file.
-        path: PathBuf,
-        /// What it holds.
-        length: usize,
-    },
-}
-
-/// What the engine wants to know. Makes the data folder and its secret when they are not there.
-pub(crate) fn engine(config: &Config) -> Result<EngineConfig, SecretError> {
-    let secret = match &config.auth.jwt_secret {
-        Some(secret) => secret.clone().into_bytes(),
-        None => kept_secret(&config.data_dir)?,
-    };
+/// What the engine wants to know. Without a secret of its own the configuration leaves it to the data folder's.
+pub(crate) fn engine(config: &Config) -> EngineConfig {
+    let secret = config.auth.jwt_secret.clone().unwrap_or_default().into_bytes();
     let mut wanted = EngineConfig::new(&config.data_dir, Vec::new());
     wanted.shards = config.shards;
     wanted.backend = config.backend;
@@ -75,7 +33,7 @@ pub(crate) fn engine(config: &Config) -> Result<EngineConfig, SecretError> {
     if config.demo_catalogue {
         wanted.first_catalogue = catalogue::demo();
     }
-    Ok(wanted)
+    wanted
 }
 
 fn limits(config: &Config, preset: Limits) -> Limits {
@@ -134,89 +92,5 @@ pub(crate) fn doors(config: &Config, connections_max: u32) -> DoorsConfig {
             http_header_bytes_max: config.http.header_bytes_max,
             write_timeout_ms: millis(limits.write_timeout),
         },
-    }
-}
-
-/// Makes the data folder, for its owner only, when it is not there.
-pub(crate) fn make_folder(path: &Path) -> Result<(), SecretError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| SecretError::Io { path: path.to_owned(), source })
-}
-
-/// The folder's secret; generated when there is none. Two processes that start at once end up with the same one.
-fn kept_secret(data_dir: &Path) -> Result<Vec<u8>, SecretError> {
-    make_folder(data_dir)?;
-    let path = data_dir.join(SECRET_NAME);
-    let failed = |source| SecretError::Io { path: path.clone(), source };
-    match read_secret(&path)? {
-        Some(secret) => return Ok(secret),
-        None => tracing::info!(path = %path.display(), "a token secret was generated"),
-    }
-    let mut bytes = [0; SECRET_BYTES];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| failed(io::Error::other("the system has no randomness")))?;
-    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let draft = data_dir.join(format!("{SECRET_NAME}.{}", std::process::id()));
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
-    // A link appears whole or not at all, and never over one that somebody else made first.
-    let linked = written.and_then(|()| fs::hard_link(&draft, &path));
-    let _ = fs::remove_file(&draft);
-    match linked {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
-        _ => {}
-    }
-    fs::File::open(data_dir).and_then(|folder| folder.sync_all()).map_err(failed)?;
-    read_secret(&path)?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
-}
-
-fn read_secret(path: &Path) -> Result<Option<Vec<u8>>, SecretError> {
-    let failed = |source| SecretError::Io { path: path.to_owned(), source };
-    let mut file = match fs::File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.map_err(failed)?,
-    };
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(SecretError::Exposed { path: path.to_owned(), mode });
-    }
-    let mut secret = Vec::new();
-    file.read_to_end(&mut secret).map_err(failed)?;
-    if secret.len() < SECRET_BYTES {
-        return Err(SecretError::Short { path: path.to_owned(), length: secret.len() });
-    }
-    Ok(Some(secret))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_secret_is_made_once_and_only_its_owner_can_read_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let data = folder.path().join("data");
-        let first = kept_secret(&data).unwrap();
-        assert_eq!(kept_secret(&data).unwrap(), first);
-        assert!(first.len() >= 64);
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&data), mode(&data.join(SECRET_NAME))), (0o700, 0o600));
-        assert_eq!(fs::read_dir(&data).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_secret_that_others_can_read_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        kept_secret(folder.path()).unwrap();
-        let path = folder.path().join(SECRET_NAME);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(kept_secret(folder.path()), Err(SecretError::Exposed { mode: 0o644, .. })));
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        fs::write(&path, "cut").unwrap();
-        assert!(matches!(kept_secret(folder.path()), Err(SecretError::Short { length: 3, .. })));
     }
 }
