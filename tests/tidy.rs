@@ -113,7 +113,8 @@ fn dependencies_point_down() {
 fn every_room_is_listed_here() {
     let table: toml::Table = read(&root().join("Cargo.toml")).parse().unwrap();
     let members = table["workspace"]["members"].as_array().unwrap();
-    let mut members: Vec<&str> = members.iter().map(|member| member.as_str().unwrap()).filter(|name| *name != ".").collect();
+    let mut members: Vec<&str> =
+        members.iter().map(|member| member.as_str().unwrap()).filter(|name| *name != ".").collect();
     let mut rooms: Vec<&str> = ROOMS.iter().map(|(room, _)| *room).collect();
     members.sort_unstable();
     rooms.sort_unstable();
@@ -139,7 +140,8 @@ fn unsafe_lives_only_in_the_runtime_and_the_frame_layer() {
     for path in product_files().into_iter().filter(|path| !homes.iter().any(|home| path.starts_with(home))) {
         for (number, line) in read(&path).lines().enumerate() {
             let code = code_of(line);
-            let named = code.split(|letter: char| !letter.is_alphanumeric() && letter != '_').any(|word| word == "unsafe");
+            let named =
+                code.split(|letter: char| !letter.is_alphanumeric() && letter != '_').any(|word| word == "unsafe");
             assert!(!named, "{}:{} names unsafe", shown(&path), number + 1);
         }
     }
@@ -162,7 +164,11 @@ fn nothing_is_left_undone() {
 fn files_stay_short() {
     for path in product_files() {
         let lines = read(&path).lines().count();
-        assert!(lines <= LINES_PER_FILE_MAX, "{} has {lines} lines; some concept in it wants its own file", shown(&path));
+        assert!(
+            lines <= LINES_PER_FILE_MAX,
+            "{} has {lines} lines; some concept in it wants its own file",
+            shown(&path)
+        );
     }
 }
 

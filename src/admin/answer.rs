@@ -73,7 +73,10 @@ pub(crate) async fn answer(admin: &Admin, facts: &Facts, request: Request) -> Re
 
 async fn seed(admin: &Admin, users: u32, series: u32, token_ttl_s: u64) -> Result<Value, Refusal> {
     if users == 0 || users > SEED_USERS_MAX {
-        return Err(Refusal::new(Code::InvalidInput, format!("users is {users}; it must be from 1 to {SEED_USERS_MAX}")));
+        return Err(Refusal::new(
+            Code::InvalidInput,
+            format!("users is {users}; it must be from 1 to {SEED_USERS_MAX}"),
+        ));
     }
     let report = admin.seed(SeedRequest { users, series, token_ttl_s }).await?;
     let users: Vec<Value> = report
