@@ -6,8 +6,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use proto::DeviceId;
 
-use crate::admission::Admission;
+use runtime::net::{ListenerConfig, TcpListener};
+
+use crate::admission::{Admission, Door};
 use crate::tls::{TlsError, TlsIdentity};
 
 /// Where the doors are and what passes through them. `Default` is what a fresh machine gets: loopback, the ports of the
@@ -103,7 +106,9 @@ impl Default for DoorLimits {
 #[derive(Debug, thiserror::Error)]
 pub enum DoorError {
     /// The address is taken, not ours, or the port is not allowed.
-    #[error("the {door} door cannot listen on {address}: {source}; is another server running there? (the port can be set)")]
+    #[error(
+        "the {door} door cannot listen on {address}: {source}; is another server running there? (the port can be set)"
+    )]
     Listen {
         /// Which door.
         door: &'static str,
@@ -131,8 +136,11 @@ pub(crate) struct PlanInner {
     pub(crate) tls: Option<TlsIdentity>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) prometheus: Option<PrometheusHandle>,
-    /// Where each door really is. Only touched while a shard opens its doors: the first to come settles a port 0.
-    pub(crate) settled: Mutex<DoorAddresses>,
+    /// Random per process: request ids of two runs never meet.
+    pub(crate) boot: u32,
+    addresses: DoorAddresses,
+    /// The listeners that hold the ports from the start on; the first shard to come takes them. Only touched at the start.
+    reserved: Mutex<Vec<(Door, std::net::TcpListener)>>,
 }
 
 /// Where the doors are, once they are open.
@@ -156,8 +164,51 @@ impl DoorPlan {
         let tls = config.tls.as_ref().map(TlsIdentity::load).transpose()?;
         let admission =
             Arc::new(Admission::new(config.limits.connections_max, config.limits.connections_per_address_max));
-        let settled = Mutex::new(DoorAddresses::default());
-        Ok(Self { inner: Arc::new(PlanInner { config, tls, admission, prometheus, settled }) })
+        let boot = DeviceId::new_v7().as_bytes()[12..].iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte));
+        let (mut reserved, mut addresses) = (Vec::new(), DoorAddresses::default());
+        for (door, address) in
+            [(Door::TcpSync, config.tcp_sync), (Door::Http, config.http), (Door::Metrics, config.metrics)]
+        {
+            let Some(address) = address else { continue };
+            let unopened = |source| DoorError::Listen { door: door.as_str(), address, source };
+            let listener = TcpListener::reserve(address, &ListenerConfig::default()).map_err(unopened)?;
+            *addresses.of(door) = Some(listener.local_addr().map_err(unopened)?);
+            reserved.push((door, listener));
+        }
+        let reserved = Mutex::new(reserved);
+        Ok(Self { inner: Arc::new(PlanInner { config, tls, admission, prometheus, boot, addresses, reserved }) })
+    }
+
+    /// Where the doors are: a port 0 has become a real one.
+    pub fn addresses(&self) -> DoorAddresses {
+        self.inner.addresses
+    }
+
+    /// This shard's listener of a door: the reserved one for the first to come, one of its own beside it for the others.
+    pub(crate) fn listen(&self, door: Door) -> Result<TcpListener, DoorError> {
+        let mut addresses = self.inner.addresses;
+        let address = addresses.of(door).expect("a door is listened on only when it was planned");
+        let reserved = {
+            let mut all = self.inner.reserved.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let at = all.iter().position(|(reserved, _)| *reserved == door);
+            at.map(|at| all.swap_remove(at).1)
+        };
+        let config = ListenerConfig::default();
+        match reserved {
+            Some(listener) => TcpListener::attach(listener, &config),
+            None => TcpListener::bind(address, &config),
+        }
+        .map_err(|source| DoorError::Listen { door: door.as_str(), address, source })
+    }
+}
+
+impl DoorAddresses {
+    fn of(&mut self, door: Door) -> &mut Option<SocketAddr> {
+        match door {
+            Door::TcpSync => &mut self.tcp_sync,
+            Door::Http => &mut self.http,
+            Door::Metrics => &mut self.metrics,
+        }
     }
 }
 

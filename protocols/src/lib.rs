@@ -4,6 +4,13 @@
 
 pub mod admission;
 pub mod config;
+mod doors;
+mod http;
+mod metrics_door;
+mod shard;
+mod stream;
+mod tcp_sync;
 pub mod tls;
 
 pub use config::{DoorAddresses, DoorError, DoorLimits, DoorPlan, DoorsConfig, TlsFiles};
+pub use doors::{Doors, encoders, open};

@@ -1,0 +1,306 @@
+//! One live sync connection, whatever its wire and transport: a reader task that submits what arrives, and a writer that
+//! sends what the engine has made durable, everything of a batch in one write. The reader never stops reading before the
+//! end of the stream, so nothing unread can turn our last words into a reset; it only stops listening.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+
+use engine::{Attachment, Fault, Outgoing};
+use futures_util::FutureExt;
+use futures_util::future::select;
+use proto::Code;
+use runtime::buffer::AlignedBuf;
+use runtime::local::{Event, Signal};
+
+use super::transport::{Input, Output, Transport};
+use crate::admission::{Door, Refusal, count_refusal};
+use crate::shard::{LINGER_MS, Shard, Watch};
+
+/// A read's buffer while little comes.
+const READ_BYTES_SMALL: usize = 4 * 1024;
+/// A read's buffer while much comes: a whole read of this size is one turn's fair share.
+const READ_BYTES_LARGE: usize = 64 * 1024;
+/// Silence after which a connection no longer keeps a read buffer.
+const QUIET_MS: u64 = 500;
+/// Answers of the door's own (pongs) that may wait behind a slow writer.
+const ASIDE_BYTES_MAX: usize = 64 * 1024;
+/// How long answers may take once the client has said that it is done.
+const FINISH_MS: u64 = 30_000;
+/// A write buffer that a burst made larger than this is given back.
+const WRITE_BYTES_KEPT: usize = 256 * 1024;
+
+/// What the wires have in common.
+pub(crate) trait Wire: 'static {
+    /// Submits every complete message of `bytes`; says how many bytes that were and how to go on.
+    fn take(&self, link: &Link<Self>, bytes: &[u8]) -> (usize, Next)
+    where
+        Self: Sized;
+
+    /// Appends a batch in this wire's form; returns the reason when the engine wants the connection closed.
+    fn encode(&self, link: &Link<Self>, batch: &mut Vec<Outgoing>, out: &mut Vec<u8>) -> Option<Fault>
+    where
+        Self: Sized;
+
+    /// Appends the last words; without a fault the client itself wanted to go.
+    fn farewell(&self, fault: Option<&Fault>, out: &mut Vec<u8>);
+
+    /// How many bytes the message at the start of `bytes` may take in all, so that its rest has room.
+    fn needs(&self, bytes: &[u8]) -> usize;
+}
+
+/// How a reader goes on.
+pub(crate) enum Next {
+    /// Read more.
+    Read,
+    /// Too much is unanswered: wait for answers first.
+    Wait,
+    /// The connection ends.
+    End(Ending),
+}
+
+/// Why a connection ends.
+#[derive(Clone)]
+pub(crate) enum Ending {
+    /// The client is done: what is unanswered is answered first.
+    Done,
+    /// We end it and say why, after what is unanswered was answered.
+    Because(Fault),
+    /// The socket is broken; there is nobody to talk to.
+    Gone,
+}
+
+/// One live connection.
+pub(crate) struct Link<W> {
+    pub(crate) shard: Rc<Shard>,
+    pub(crate) attachment: Attachment,
+    pub(crate) wire: W,
+    watch: Rc<Watch>,
+    aside: RefCell<Vec<u8>>,
+    ending: RefCell<Option<Ending>>,
+    answered: Signal,
+    reader_ended: Event,
+}
+
+impl<W: Wire> Link<W> {
+    pub(crate) fn new(shard: Rc<Shard>, attachment: Attachment, wire: W, watch: Rc<Watch>) -> Rc<Self> {
+        let aside = RefCell::default();
+        let ending = RefCell::default();
+        let (answered, reader_ended) = (Signal::new(), Event::new());
+        Rc::new(Self { shard, attachment, wire, watch, aside, ending, answered, reader_ended })
+    }
+
+    /// Sends something of the door's own, out of turn. False when the client has not read earlier ones.
+    #[must_use]
+    pub(crate) fn say(&self, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let mut aside = self.aside.borrow_mut();
+        if aside.len() > ASIDE_BYTES_MAX {
+            return false;
+        }
+        write(&mut aside);
+        self.watch.nudge.raise();
+        true
+    }
+
+    /// The first reason counts.
+    fn end(&self, ending: Ending) {
+        let gone = matches!(ending, Ending::Gone);
+        let mut current = self.ending.borrow_mut();
+        if current.is_none() || gone {
+            *current = Some(ending);
+        }
+        self.watch.expect(&self.shard, FINISH_MS, Refusal::Idle);
+        self.watch.nudge.raise();
+    }
+
+    fn is_ending(&self) -> bool {
+        self.ending.borrow().is_some()
+    }
+
+    /// Serves until the end. `first` is what was read behind the greeting, `opening` what is sent first.
+    pub(crate) async fn run<T: Transport>(self: Rc<Self>, transport: T, first: AlignedBuf, opening: Vec<u8>) {
+        let (input, output) = transport.halves();
+        let _closed_whatever_happens = CloseOnDrop(Rc::clone(&self.watch));
+        self.watch.expect(&self.shard, self.idle_ms(), Refusal::Idle);
+        let reader = Rc::clone(&self);
+        let _ = runtime::spawn(async move {
+            let reading = AssertUnwindSafe(reader.listen(input, first)).catch_unwind();
+            if reading.await.is_err() {
+                count_refusal(Door::TcpSync, Refusal::Panic);
+                tracing::error!("a sync connection's reader panicked; the connection is closed");
+                reader.end(Ending::Because(Fault::new(Code::Internal, "something went wrong on our side")));
+            }
+            reader.reader_ended.set();
+        });
+        self.speak(output, opening).await;
+    }
+
+    fn idle_ms(&self) -> u64 {
+        self.shard.plan.config.limits.sync_idle_timeout_ms
+    }
+
+    async fn listen<I: Input>(&self, mut input: I, mut buffer: AlignedBuf) {
+        let mut pace = Pace::new(self.shard.now_ms());
+        loop {
+            if self.is_ending() || self.shard.is_draining() {
+                // Deaf from here on: what comes now is not answered, and its sender will try again elsewhere.
+                buffer.clear();
+            } else {
+                match self.submit(&mut buffer).await {
+                    Next::End(ending) => self.end(ending),
+                    Next::Read | Next::Wait => {}
+                }
+            }
+            runtime::budget::spend().await;
+            match self.refill(&mut input, buffer, &mut pace).await {
+                Ok((0, _)) => return self.end(Ending::Done),
+                Ok((_, filled)) => buffer = filled,
+                Err(problem) => {
+                    tracing::debug!(%problem, "sync connection broke");
+                    return self.end(Ending::Gone);
+                }
+            }
+        }
+    }
+
+    /// Submits what is there; waits for answers where the wire asks for it.
+    async fn submit(&self, buffer: &mut AlignedBuf) -> Next {
+        loop {
+            let (used, next) = self.wire.take(self, buffer.as_slice());
+            if used > 0 {
+                buffer.consume(used);
+            }
+            match next {
+                Next::Wait if !self.is_ending() && !self.shard.is_draining() => self.answered.raised().await,
+                next => return next,
+            }
+        }
+    }
+
+    async fn refill<I: Input>(
+        &self,
+        input: &mut I,
+        mut buffer: AlignedBuf,
+        pace: &mut Pace,
+    ) -> io::Result<(usize, AlignedBuf)> {
+        if pace.quiet && buffer.is_empty() {
+            buffer = AlignedBuf::new(buffer.align());
+            input.readable().await?;
+        }
+        let room = if pace.much { READ_BYTES_LARGE } else { READ_BYTES_SMALL };
+        let needed = self.wire.needs(buffer.as_slice()).max(room);
+        if buffer.is_empty() && buffer.capacity() > 2 * needed {
+            buffer = AlignedBuf::new(buffer.align());
+        }
+        if buffer.capacity() < needed {
+            buffer.reserve(needed - buffer.len());
+        }
+        let (read, buffer) = input.read(buffer).await;
+        let read = read?;
+        pace.note(self.shard.now_ms(), read);
+        if !self.is_ending() {
+            self.watch.expect(&self.shard, self.idle_ms(), Refusal::Idle);
+        }
+        Ok((read, buffer))
+    }
+
+    async fn speak<O: Output>(&self, mut output: O, mut out: Vec<u8>) {
+        let mut batch = Vec::new();
+        let mut last = false;
+        loop {
+            if !out.is_empty() {
+                self.watch.writing(&self.shard, self.shard.plan.config.limits.write_timeout_ms);
+                let (written, back) = output.write_all(out).await;
+                self.watch.written();
+                if written.is_err() {
+                    return;
+                }
+                out = back;
+                out.clear();
+                if out.capacity() > WRITE_BYTES_KEPT {
+                    out = Vec::new();
+                }
+            }
+            if last {
+                break;
+            }
+            {
+                let next = std::pin::pin!(self.attachment.next(&mut batch));
+                let nudged = std::pin::pin!(self.watch.nudge.raised());
+                select(next, nudged).await;
+            }
+            self.attachment.try_next(&mut batch);
+            let closing = self.wire.encode(self, &mut batch, &mut out);
+            batch.clear();
+            self.answered.raise();
+            out.append(&mut self.aside.borrow_mut());
+            match self.last_words(closing) {
+                Some(Ending::Gone) => return,
+                Some(Ending::Done) => self.wire.farewell(None, &mut out),
+                Some(Ending::Because(fault)) => self.part(&fault, &mut out),
+                None => continue,
+            }
+            last = true;
+        }
+        self.end(Ending::Done);
+        output.finish().await;
+        self.watch.expect(&self.shard, LINGER_MS, Refusal::Idle);
+        self.reader_ended.wait().await;
+    }
+
+    /// Whether it is time to go. Everything that was taken in is answered first, except when the engine itself closes.
+    fn last_words(&self, closing: Option<Fault>) -> Option<Ending> {
+        if let Some(fault) = closing {
+            return Some(Ending::Because(fault));
+        }
+        let ending = self.ending.borrow().clone();
+        match ending {
+            Some(Ending::Gone) => ending,
+            _ if self.attachment.unanswered() > 0 => None,
+            Some(_) => ending,
+            None if self.shard.is_draining() => {
+                let fault = Fault::new(Code::ShuttingDown, "the server is stopping; connect again");
+                Some(Ending::Because(fault.retry_after_ms(1_000)))
+            }
+            None => None,
+        }
+    }
+
+    fn part(&self, fault: &Fault, out: &mut Vec<u8>) {
+        match fault.code {
+            Code::SlowConsumer => count_refusal(Door::TcpSync, Refusal::SlowConsumer),
+            Code::Revoked => count_refusal(Door::TcpSync, Refusal::Revoked),
+            Code::ShuttingDown => {}
+            _ => count_refusal(Door::TcpSync, Refusal::Protocol),
+        }
+        self.wire.farewell(Some(fault), out);
+    }
+}
+
+/// Ends the reader, whose native read must not be dropped, when the writer's side is gone for whatever reason.
+struct CloseOnDrop(Rc<Watch>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.hang_up();
+    }
+}
+
+/// How busy a connection is: it decides whether a read keeps a buffer while it waits, and how large.
+struct Pace {
+    last_ms: Cell<u64>,
+    quiet: bool,
+    much: bool,
+}
+
+impl Pace {
+    fn new(now_ms: u64) -> Self {
+        Self { last_ms: Cell::new(now_ms), quiet: true, much: false }
+    }
+
+    fn note(&mut self, now_ms: u64, read: usize) {
+        self.quiet = now_ms.saturating_sub(self.last_ms.replace(now_ms)) >= QUIET_MS;
+        self.much = read >= READ_BYTES_SMALL / 2;
+    }
+}
