@@ -60,8 +60,8 @@ impl Doors {
     /// Serves until the drain begins, then drains.
     pub async fn serve(self) {
         let shard = Rc::clone(&self.shard);
-        let _ = runtime::spawn_essential("watch over connections", Rc::clone(&shard).keep_watch());
-        let _ = runtime::spawn_essential("connections from other shards", tcp_sync::take_in(Rc::clone(&shard)));
+        drop(runtime::spawn_essential("watch over connections", Rc::clone(&shard).keep_watch()));
+        drop(runtime::spawn_essential("connections from other shards", tcp_sync::take_in(Rc::clone(&shard))));
         let accepting: Vec<_> = self
             .listeners
             .into_iter()

@@ -250,10 +250,10 @@ impl Drop for Watched {
 
 /// Runs a connection as a task. A panic ends this connection, is counted by door, and nobody else notices.
 pub(crate) fn spawn_connection(door: Door, connection: impl Future<Output = ()> + 'static) {
-    let _ = runtime::spawn(async move {
+    drop(runtime::spawn(async move {
         if AssertUnwindSafe(connection).catch_unwind().await.is_err() {
             count_refusal(door, Refusal::Panic);
             tracing::error!(door = door.as_str(), "a connection's task panicked; the connection is closed");
         }
-    });
+    }));
 }

@@ -217,7 +217,7 @@ struct ShardTasks;
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for ShardTasks {
     fn execute(&self, stream: F) {
-        let _ = runtime::spawn(stream);
+        drop(runtime::spawn(stream));
     }
 }
 

@@ -124,7 +124,7 @@ impl<W: Wire> Link<W> {
         let _closed_whatever_happens = CloseOnDrop(Rc::clone(&self.watch));
         self.watch.expect(&self.shard, self.idle_ms(), Refusal::Idle);
         let reader = Rc::clone(&self);
-        let _ = runtime::spawn(async move {
+        drop(runtime::spawn(async move {
             let reading = AssertUnwindSafe(reader.listen(input, first)).catch_unwind();
             if reading.await.is_err() {
                 count_refusal(Door::TcpSync, Refusal::Panic);
@@ -132,7 +132,7 @@ impl<W: Wire> Link<W> {
                 reader.end(Ending::Because(Fault::new(Code::Internal, "something went wrong on our side")));
             }
             reader.reader_ended.set();
-        });
+        }));
         self.speak(output, opening).await;
     }
 

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use engine::{Ask, AttachOptions, Encoders, Fault, Grant, WireForm};
+use futures_util::future::{Either, select};
 use proto::Code;
 use proto::frame::{ALIGNMENT_BYTES, Caps, FRAME_BYTES_MAX, wants};
 use runtime::buffer::AlignedBuf;
@@ -118,8 +119,16 @@ async fn inside_tls(shard: Rc<Shard>, watched: Watched, mut side: TlsSide, pass:
 
 /// Takes in the connections that other shards hand over, until the shard ends.
 pub(crate) async fn take_in(shard: Rc<Shard>) {
+    let stop = shard.context.stop.clone();
     loop {
-        let handed = shard.engine.next_handed().await;
+        let handed = {
+            let stopped = std::pin::pin!(stop.stopped());
+            let handed = std::pin::pin!(shard.engine.next_handed());
+            match select(stopped, handed).await {
+                Either::Left(_) => return,
+                Either::Right((handed, _)) => handed,
+            }
+        };
         let Ok(moving) = handed.downcast::<Moving>() else {
             tracing::error!("another shard handed over something that is not a sync connection");
             continue;
