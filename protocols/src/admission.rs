@@ -106,7 +106,7 @@ impl Admission {
             cells.try_into().expect("a row was made with exactly CELLS cells")
         };
         let rows: Box<[[AtomicU32; CELLS]]> = (0..ROWS).map(|_| *row()).collect();
-        let rows = rows.try_into().ok().expect("the sketch was made with exactly ROWS rows");
+        let rows = rows.try_into().expect("the sketch was made with exactly ROWS rows");
         Self { open: AtomicU32::new(0), open_max, per_address_max, rows, hashers: Default::default() }
     }
 

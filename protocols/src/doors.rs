@@ -45,15 +45,10 @@ pub fn open(engine: Engine, context: ShardContext, plan: &DoorPlan) -> Result<Do
     Ok(Doors { shard: Shard::new(engine, context, plan.inner.clone()), listeners })
 }
 
-impl DoorPlan {
-    /// What `engine::start` calls on every shard: opens the doors and serves until they are closed.
-    pub fn doors(&self) -> engine::Doors {
-        let plan = self.clone();
-        std::sync::Arc::new(move |engine, context| {
-            let doors = open(engine, context, &plan).map_err(|problem| problem.to_string())?;
-            Ok(Box::pin(doors.serve()))
-        })
-    }
+/// What `engine::start` calls on every shard: opens the doors and serves until they are closed.
+pub fn start_doors(engine: Engine, context: ShardContext, plan: &DoorPlan) -> Result<engine::Serving, DoorError> {
+    let doors = open(engine, context, plan)?;
+    Ok(Box::pin(doors.serve()))
 }
 
 impl Doors {

@@ -13,4 +13,4 @@ mod tcp_sync;
 pub mod tls;
 
 pub use config::{DoorAddresses, DoorError, DoorLimits, DoorPlan, DoorsConfig, TlsFiles};
-pub use doors::{Doors, encoders, open};
+pub use doors::{Doors, encoders, open, start_doors};

@@ -215,8 +215,8 @@ pub(crate) fn find(path: &str) -> Option<(&'static Place, &str)> {
     let path = path.strip_suffix('/').unwrap_or(path);
     let mut segments = [""; SEGMENTS_MAX];
     let mut count = 0;
-    for segment in path.split('/') {
-        if count == 1 && segments[0] == "api" && segment == "v1" {
+    for (at, segment) in path.split('/').enumerate() {
+        if at == 1 && segments[0] == "api" && segment == "v1" {
             continue;
         }
         *segments.get_mut(count)? = segment;
