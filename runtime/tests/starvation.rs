@@ -1,6 +1,8 @@
 //! What the fairness guard is for. Each scenario runs under the guard, where others keep being served while it goes on,
 //! and without it, where they are not: that shows that the test can fail, and that the crate underneath still needs it.
 
+#![allow(clippy::unwrap_used)] // A failed step fails the test.
+
 mod support;
 
 use std::{

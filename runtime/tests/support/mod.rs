@@ -1,6 +1,7 @@
 //! What the runtime's tests share: fleets on either backend, and waiting on conditions instead of on time.
 
 #![allow(dead_code)] // Each test binary uses a part of it.
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // A failed step fails the test; what was skipped is said.
 
 use std::{
     sync::mpsc,
