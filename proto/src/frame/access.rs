@@ -14,9 +14,9 @@ use rkyv::validation::archive::ArchiveValidator;
 use super::error::{FrameError, PayloadError};
 use super::header::{ALIGNMENT_BYTES, Caps, HEADER_BYTES, Header, Kind, PREAMBLE_BYTES, Preamble};
 
-/// How deep pointers of an archive may lead into each other before the check gives up. The deepest kind, Notice, needs four: root, list of
-/// changes, one change's text, and rkyv's count ends at one.
-pub const CHECK_DEPTH_MAX: usize = 6;
+/// How deep the pointers of an archive may lead into each other before the check gives up. Notice goes deepest: its root, the
+/// list of changes, a change's text; rkyv refuses the step that would use up the count.
+pub const CHECK_DEPTH_MAX: usize = 4;
 
 /// One frame as it lies in the receive buffer.
 #[derive(Clone, Copy, Debug)]

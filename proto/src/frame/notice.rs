@@ -75,7 +75,7 @@ pub struct Notice<'a> {
     /// For a person.
     pub message: &'a str,
     /// What changed, at most `NOTICE_CHANGES_MAX`.
-    pub changes: List<'a, Change<'a>, ArchivedChange<'a>>,
+    pub changes: List<'a, Change<'a>, ArchivedChange<'static>>,
 }
 
 /// "I have seen that notice."
@@ -112,7 +112,7 @@ const _: () = {
     assert!(size_of::<ArchivedChange<'_>>() == 24);
 };
 
-impl<'a> Element<'a, Change<'a>> for ArchivedChange<'_> {
+impl<'a> Element<'a, Change<'a>> for ArchivedChange<'static> {
     fn plain(&'a self) -> Change<'a> {
         Change { field: self.field.get(), old_value: self.old_value.get(), new_value: self.new_value.get() }
     }
@@ -144,7 +144,7 @@ impl<'a> Notice<'a> {
 
     /// Reads a payload in place; it must be 8-aligned.
     pub fn decode(payload: &'a [u8]) -> Result<Self, PayloadError> {
-        let raw = access::<NoticeLayout<'_>>(Kind::Notice, payload)?;
+        let raw = access::<NoticeLayout<'static>>(Kind::Notice, payload)?;
         let chapter = |present: u8, hundredths: u32| -> Result<Option<Chapter>, ValueError> {
             if raw.flags & present == 0 { Ok(None) } else { Chapter::from_hundredths(hundredths).map(Some) }
         };
