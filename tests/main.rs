@@ -2,6 +2,8 @@
 //! through its real doors, with the real binary.
 
 mod kill_nine;
+mod serve;
+mod support;
 mod support;
 mod sync;
 mod tidy;

@@ -1,0 +1,49 @@
+//! Runs of the real command line.
+
+use std::process::{Command, ExitStatus, Stdio};
+
+use serde_json::Value;
+
+/// The binary, with an environment that sets nothing.
+pub(crate) fn mangahub() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mangahub"));
+    command.env_clear().stdin(Stdio::null());
+    // A configuration in the developer's home must not change what a test sees.
+    command.env("HOME", "/nonexistent").env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    /// Runs it to its end.
+    pub(crate) fn run(command: &mut Command) -> Self {
+        let output = command.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Self { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    /// The exit code.
+    pub(crate) fn code(&self) -> i32 {
+        self.status.code().unwrap()
+    }
+
+    /// Insists that it worked.
+    #[track_caller]
+    pub(crate) fn done(self) -> Self {
+        assert!(self.status.success(), "{self:#?}");
+        self
+    }
+
+    /// Its answer, for a command with `--output json`.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
+    }
+}
