@@ -3,10 +3,13 @@
 
 use hub::history::LocalDay;
 use hub::load::StoredUser;
+use hub::record::Record;
 use proto::{Chapter, MangaId, UserId, Version};
 
 use crate::journal::{JournalId, LaneCursors, Lsn, StoreId};
 use crate::lane::Lane;
+use crate::record::{self, RecordError};
+use crate::store::Rows;
 
 /// A user as loaded: what is in the tables, and what was journalled but could not be put there.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +43,20 @@ pub struct ParkedRecord {
     pub error: String,
     /// When it was parked.
     pub parked_at_unix_ms: u64,
+}
+
+impl ParkedRecord {
+    /// What it says, if this version can read it.
+    pub fn record(&self) -> Result<Record, RecordError> {
+        record::decode_parts(self.kind, self.version, &self.payload)
+    }
+
+    /// Its rows, to be applied again.
+    pub fn rows(&self) -> Result<Rows, RecordError> {
+        let mut rows = Rows::default();
+        rows.add(&self.record()?);
+        Ok(rows)
+    }
 }
 
 /// Where a page of history ended; the next begins behind it.

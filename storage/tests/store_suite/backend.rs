@@ -1,0 +1,144 @@
+//! A store for one test, and ways to look at it from outside: everything in it as text, and closing and opening it again.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+
+use storage::store::{SharedStore, SqliteConfig, SqliteStore};
+
+/// One fresh store.
+pub(crate) trait Backend: Sized {
+    /// An empty store of its own.
+    fn fresh() -> Self;
+    /// The store.
+    fn store(&self) -> SharedStore;
+    /// The same store, closed and opened again.
+    fn reopened(self) -> Self;
+    /// Every row of every table, in key order: two equal dumps hold the same.
+    fn dump(&self) -> String;
+    /// Makes the store refuse progress of this series.
+    fn refuse_series(&self, manga: i64);
+    /// Undoes that.
+    fn refuse_nothing(&self);
+    /// Makes the store unable to write, as an outage would.
+    fn go_away(&mut self);
+    /// Ends that.
+    fn come_back(&mut self);
+}
+
+/// The embedded store in a folder of its own.
+pub(crate) struct Sqlite {
+    store: Arc<SqliteStore>,
+    folder: tempfile::TempDir,
+    /// Holds the write lock while the store is away.
+    lock: Option<rusqlite::Connection>,
+}
+
+impl Sqlite {
+    fn at(folder: tempfile::TempDir) -> Self {
+        let config = SqliteConfig {
+            busy_timeout: std::time::Duration::from_millis(200),
+            ..SqliteConfig::new(folder.path().join("store.db"))
+        };
+        let store = SqliteStore::open(&config, 1_000).unwrap();
+        Self { store: Arc::new(store), folder, lock: None }
+    }
+
+    fn look(&self) -> rusqlite::Connection {
+        let conn = rusqlite::Connection::open(self.folder.path().join("store.db")).unwrap();
+        conn.busy_timeout(std::time::Duration::from_secs(30)).unwrap();
+        conn
+    }
+}
+
+impl Backend for Sqlite {
+    fn fresh() -> Self {
+        Self::at(tempfile::tempdir().unwrap())
+    }
+
+    fn store(&self) -> SharedStore {
+        self.store.clone()
+    }
+
+    fn reopened(self) -> Self {
+        let Self { store, folder, .. } = self;
+        assert_eq!(Arc::strong_count(&store), 1, "nobody else holds the store when it is reopened");
+        drop(store);
+        Self::at(folder)
+    }
+
+    fn dump(&self) -> String {
+        let conn = self.look();
+        let list = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name";
+        let mut query = conn.prepare(list).unwrap();
+        let tables: Vec<String> = query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        let mut dump = String::new();
+        for table in tables {
+            let mut query = conn.prepare(&format!("SELECT * FROM {table}")).unwrap();
+            let columns = query.column_count();
+            let rows = query.query_map([], |row| {
+                (0..columns).map(|at| row.get::<_, rusqlite::types::Value>(at)).collect::<rusqlite::Result<Vec<_>>>()
+            });
+            let mut lines: Vec<String> = rows.unwrap().map(|row| format!("{table} {:?}\n", row.unwrap())).collect();
+            lines.sort_unstable();
+            dump.extend(lines);
+        }
+        dump
+    }
+
+    fn refuse_series(&self, manga: i64) {
+        let check = |event: &str| {
+            format!(
+                "CREATE TRIGGER refuse_{event} BEFORE {event} ON user_progress WHEN NEW.manga_id = {manga}
+                 BEGIN SELECT RAISE(ABORT, 'this series is refused'); END;"
+            )
+        };
+        self.look().execute_batch(&format!("{}{}", check("INSERT"), check("UPDATE"))).unwrap();
+    }
+
+    fn refuse_nothing(&self) {
+        self.look().execute_batch("DROP TRIGGER refuse_INSERT; DROP TRIGGER refuse_UPDATE;").unwrap();
+    }
+
+    fn go_away(&mut self) {
+        let conn = self.look();
+        conn.execute_batch("BEGIN IMMEDIATE").unwrap();
+        self.lock = Some(conn);
+    }
+
+    fn come_back(&mut self) {
+        self.lock = None;
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits for an answer, as an executor would.
+pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(answer) => return answer,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+/// Waits until something is so, for as long as a slow machine may need.
+pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !so() {
+        assert!(std::time::Instant::now() < deadline, "never: {what}");
+        thread::yield_now();
+    }
+}
