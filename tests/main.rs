@@ -4,6 +4,5 @@
 mod kill_nine;
 mod serve;
 mod support;
-mod support;
 mod sync;
 mod tidy;

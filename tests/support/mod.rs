@@ -9,12 +9,14 @@ mod command;
 mod frames;
 mod http;
 mod server;
+mod stage;
 
 pub(crate) use account::{PASSWORD, Reader};
 pub(crate) use command::{Finished, mangahub};
 pub(crate) use frames::{hello, on_tokio, progress};
 pub(crate) use http::{Answer, Request};
 pub(crate) use server::{Launch, Ports, Server};
+pub(crate) use stage::{Person, Stage, block_on, request, text, update};
 
 use std::time::{Duration, Instant};
 
