@@ -3,33 +3,8 @@
 
 use proto::{GrantId, SessionId, UserId};
 
-/// What a user may do, as far as a store has to know: it finds administrators.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Role {
-    /// Everybody.
-    User,
-    /// Runs the place.
-    Admin,
-}
-
-impl Role {
-    /// The spelling in tables and tokens.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Admin => "admin",
-        }
-    }
-}
-
-impl std::str::FromStr for Role {
-    type Err = proto::ValueError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let found = [Self::User, Self::Admin].into_iter().find(|role| role.as_str() == text);
-        found.ok_or(proto::ValueError::new("role", "user or admin"))
-    }
-}
+/// What a user may do: tables keep its spelling.
+pub use hub::Role;
 
 /// SHA-256 of a refresh token. The token itself is never stored.
 pub type TokenHash = [u8; 32];

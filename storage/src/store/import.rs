@@ -277,3 +277,23 @@ pub fn slug_from(title: &str) -> String {
     let slug = slug.trim_end_matches('-');
     if slug.is_empty() { "series".to_owned() } else { slug.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_lower_case_words_with_hyphens() {
+        assert_eq!(slug_from("JoJo's Bizarre Adventure, Part 7!"), "jojos-bizarre-adventure-part-7");
+        assert_eq!(slug_from("  --Re:Zero--  "), "re-zero");
+        assert_eq!(slug_from("\u{9032}\u{6483}"), "series");
+        assert!(slug_from(&"word ".repeat(100)).len() <= SLUG_BYTES_MAX);
+    }
+
+    #[test]
+    fn folded_titles_ignore_case_punctuation_and_spacing() {
+        assert_eq!(folded_title("Re:ZERO  -- Starting"), folded_title("re zero starting"));
+        assert_eq!(folded_title("\u{9032}\u{6483}!"), "\u{9032}\u{6483}");
+        assert_ne!(folded_title("!!"), folded_title("??"));
+    }
+}

@@ -264,3 +264,64 @@ impl Drop for Readers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writer() -> Writer {
+        let conn = Connection::open_in_memory().expect("memory");
+        conn.execute_batch("CREATE TABLE seen (what TEXT)").expect("a table");
+        Writer::start(conn, 8).expect("a thread")
+    }
+
+    fn wait<T>(answer: Answer<T>) -> Result<T, StoreError> {
+        // Dropping the writer answers everything first, so these are ready.
+        answer.now_or_never().expect("answered before the writer ended")
+    }
+
+    #[test]
+    fn a_panicking_request_is_undone_and_takes_nobody_along() {
+        let writer = writer();
+        let insert = |what: &'static str| {
+            move |conn: &Connection| conn.execute("INSERT INTO seen VALUES (?1)", [what]).map_err(refusal)
+        };
+        let before = writer.urgent(insert("before"));
+        let panics = writer.urgent(move |conn: &Connection| -> Result<usize, StoreError> {
+            insert("half")(conn)?;
+            panic!("a defect");
+        });
+        let after = writer.urgent(insert("after"));
+        let seen = writer.bulk(|conn: &Connection| {
+            conn.query_row("SELECT group_concat(what, ' ') FROM seen", [], |row| row.get::<_, String>(0))
+                .map_err(refusal)
+        });
+        drop(writer);
+        assert_eq!(wait(before), Ok(1));
+        assert_eq!(wait(panics), Err(StoreError::Refused { reason: "a defect: a defect".into() }));
+        assert_eq!(wait(after), Ok(1));
+        assert_eq!(wait(seen), Ok("before after".into()));
+    }
+
+    #[test]
+    fn a_failed_commit_is_everybodys_failure() {
+        let conn = Connection::open_in_memory().expect("memory");
+        conn.execute_batch(
+            "PRAGMA foreign_keys = ON; CREATE TABLE parent (id INTEGER PRIMARY KEY);
+             CREATE TABLE child (parent INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)",
+        )
+        .expect("tables");
+        let mut group = Vec::new();
+        let mut answers = Vec::new();
+        for sql in ["INSERT INTO parent VALUES (1)", "INSERT INTO child VALUES (99)"] {
+            let (job, answer) = call(move |conn: &Connection| conn.execute(sql, []).map_err(refusal));
+            group.push(job);
+            answers.push(answer);
+        }
+        run_group(&conn, &mut group, "BEGIN IMMEDIATE");
+        for answer in answers {
+            assert!(matches!(wait(answer), Err(StoreError::Refused { .. })), "nothing was committed");
+        }
+        assert!(conn.is_autocommit());
+    }
+}
