@@ -16,8 +16,7 @@ mod tests {
         let nice = || {
             let line = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
             // proc(5): the fields after the name, which ends with the last parenthesis; nice is field 19 of the whole line.
-            let nice = line.rsplit(") ").next().unwrap().split(' ').nth(16).unwrap().to_owned();
-            nice
+            line.rsplit(") ").next().unwrap().split(' ').nth(16).unwrap().to_owned()
         };
         let before = nice();
         let lowered = std::thread::spawn(move || {

@@ -34,11 +34,12 @@ async fn serve(context: runtime::ShardContext, addresses: mpsc::Sender<std::net:
         accepted += 1;
         let closer = stream.closer();
         let stop = context.stop.clone();
-        let _ = runtime::spawn(async move {
+        runtime::spawn(async move {
             stop.stopped().await;
             closer.close();
-        });
-        let _ = runtime::spawn(async move {
+        })
+        .detach();
+        runtime::spawn(async move {
             if accepted.is_multiple_of(2) {
                 let mut stream = stream.into_poll().unwrap();
                 let mut byte = [0];
@@ -52,7 +53,8 @@ async fn serve(context: runtime::ShardContext, addresses: mpsc::Sender<std::net:
                 write.write_all(b"!".as_slice()).await.0.unwrap();
                 assert_eq!(read.read(Vec::with_capacity(64)).await.0.unwrap(), 0);
             }
-        });
+        })
+        .detach();
     }
     // Who had connected but was not accepted is closed in good order too.
     drop(listener.close());
@@ -136,7 +138,7 @@ fn an_essential_task_that_panics_ends_the_process() {
         return ends_the_process("an_essential_task_that_panics_ends_the_process");
     }
     on_shard(support::backends()[0], |_| async {
-        let _ = runtime::spawn_essential("the test's", async { panic!("on purpose") });
+        runtime::spawn_essential("the test's", async { panic!("on purpose") }).detach();
         runtime::sleep(PATIENCE).await;
     });
 }
@@ -213,10 +215,11 @@ fn timers_fire_in_order_and_timeouts_cut() {
             let (sender, mut order) = runtime::local::channel(4);
             for milliseconds in [30_u64, 10, 20] {
                 let sender = sender.clone();
-                let _ = runtime::spawn(async move {
+                runtime::spawn(async move {
                     runtime::sleep(Duration::from_millis(milliseconds)).await;
                     sender.try_send(milliseconds).unwrap();
-                });
+                })
+                .detach();
             }
             drop(sender);
             let mut seen = Vec::new();

@@ -86,7 +86,7 @@ async fn volley(scene: Arc<Scene>, mine: Signal, other: Signal) {
 
 fn spawn_next(scene: Arc<Scene>) {
     if scene.step() {
-        let _ = runtime::spawn(async move { spawn_next(scene) });
+        runtime::spawn(async move { spawn_next(scene) }).detach();
     }
 }
 
@@ -132,16 +132,16 @@ async fn misbehave(misdeed: Misdeed, scene: Arc<Scene>, listener: &mut TcpListen
         Misdeed::WakeEachOther => {
             let (one, other) = (Signal::new(), Signal::new());
             one.raise();
-            let _ = runtime::spawn(volley(scene.clone(), one.clone(), other.clone()));
-            let _ = runtime::spawn(volley(scene, other, one));
+            runtime::spawn(volley(scene.clone(), one.clone(), other.clone())).detach();
+            runtime::spawn(volley(scene, other, one)).detach();
         }
         Misdeed::PipelinedFlood => {
             let (stream, _) = listener.accept().await.unwrap();
-            let _ = runtime::spawn(swallow(scene, stream.into_poll().unwrap()));
+            runtime::spawn(swallow(scene, stream.into_poll().unwrap())).detach();
         }
         Misdeed::NativeFlood => {
             let (stream, _) = listener.accept().await.unwrap();
-            let _ = runtime::spawn(swallow_native(scene, stream));
+            runtime::spawn(swallow_native(scene, stream)).detach();
         }
         Misdeed::SpawnsForEver => spawn_next(scene),
     }
@@ -161,19 +161,21 @@ async fn shard(
     let closer = ordinary.closer();
     let echo = runtime::spawn(echo(ordinary));
     let (ticking, woken) = (scene.clone(), scene.clone());
-    let _ = runtime::spawn(async move {
+    runtime::spawn(async move {
         let mut interval = runtime::interval(Duration::from_millis(2));
         while !ticking.end.load(Ordering::Relaxed) {
             interval.tick().await;
             ticking.ticks.fetch_add(1, Ordering::Relaxed);
         }
-    });
-    let _ = runtime::spawn(async move {
+    })
+    .detach();
+    runtime::spawn(async move {
         while !woken.end.load(Ordering::Relaxed) {
             woken.foreign.notified().await;
             woken.foreign_served.fetch_add(1, Ordering::Relaxed);
         }
-    });
+    })
+    .detach();
     scene.begin.notified().await;
     misbehave(misdeed, scene.clone(), &mut listener).await;
     stop.stopped().await;
