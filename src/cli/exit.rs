@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use engine::boot::StartError;
+use protocols::DoorError;
 
 use crate::admin::{OperatorError, SocketError};
 use crate::catalogue::CatalogueError;
@@ -103,6 +104,7 @@ impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Self {
         let exit = match &error {
             ServeError::Engine(error) => of_start(error),
+            ServeError::Doors(DoorError::Listen { .. }) => Exit::Unreachable,
             ServeError::Doors(_) => Exit::Config,
             ServeError::Socket(_) | ServeError::System { .. } => Exit::Failed,
         };
