@@ -2,6 +2,8 @@
 //! a change of the protocol; `UPDATE_VECTORS=1 cargo test -p mangahub-proto --test vectors` writes them anew when it is meant.
 //! `tests/vectors.py` reads and writes the same bytes with nothing but the Python standard library.
 
+#![allow(clippy::unwrap_used, reason = "outside of the test functions too, a failure is the test's")]
+
 mod cases;
 
 use std::path::PathBuf;
