@@ -71,7 +71,11 @@ impl DataFolder {
     /// Makes the folder where it is missing, locks it, and counts this boot. The parent must exist or be makeable.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, FolderError> {
         let path = path.into();
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|error| refused("make", &path, error))?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| refused("make", &path, error))?;
         let lock = take_lock(&path)?;
         let file_system = FileSystem::of(&path).map_err(|error| refused("look at", &path, error))?;
         let folder_id = u64_file(&path.join("folder-id"), |old| old.map_or_else(random_u64, Ok))?;

@@ -18,7 +18,9 @@ use hub::library::LibraryRow;
 use hub::preferences::{Preferences, Strategy, UtcOffset};
 use hub::progress::ProgressRow;
 use hub::record::{DeviceRecord, LibraryRecord, PreferencesRecord, ProgressRecord, Record};
-use proto::{Chapter, DeviceId, DeviceSeq, MangaId, MergeKey, NodeId, Page, ReadingStatus, UserId, ValueError, Version};
+use proto::{
+    Chapter, DeviceId, DeviceSeq, MangaId, MergeKey, NodeId, Page, ReadingStatus, UserId, ValueError, Version,
+};
 
 use crate::journal::{Journalled, RawRecord, ShardJournal};
 use crate::lane::{Lane, lane_of};
@@ -123,7 +125,9 @@ pub fn decode_parts(kind: u8, version: u8, payload: &[u8]) -> Result<Record, Rec
         (PROGRESS, LAYOUT_VERSION) => decode_progress(&mut fixed::<PROGRESS_BYTES>(kind, payload)?).map_err(field),
         (LIBRARY, LAYOUT_VERSION) => decode_library(&mut fixed::<LIBRARY_BYTES>(kind, payload)?).map_err(field),
         (DEVICE, LAYOUT_VERSION) => Ok(decode_device(&mut fixed::<DEVICE_BYTES>(kind, payload)?)),
-        (PREFERENCES, LAYOUT_VERSION) => decode_preferences(&mut fixed::<PREFERENCES_BYTES>(kind, payload)?).map_err(field),
+        (PREFERENCES, LAYOUT_VERSION) => {
+            decode_preferences(&mut fixed::<PREFERENCES_BYTES>(kind, payload)?).map_err(field)
+        }
         _ => Err(RecordError::Unknown { kind, version }),
     }
 }
@@ -242,9 +246,13 @@ fn decode_progress(bytes: &mut Reader<'_>) -> Result<Record, ValueError> {
     let device = has(HAS_DEVICE).then_some(DeviceStamp { device, seq: has(SEQ).then_some(seq), epoch });
     let (version, node, added_at_ms) = (bytes.version(), NodeId(bytes.u32()), bytes.u64());
     let library = match has(HAS_LIBRARY) {
-        true => {
-            Some(LibraryRow { version, node, deleted: has(LIBRARY_DELETED), status: reading_status(status)?, added_at_ms })
-        }
+        true => Some(LibraryRow {
+            version,
+            node,
+            deleted: has(LIBRARY_DELETED),
+            status: reading_status(status)?,
+            added_at_ms,
+        }),
         false => None,
     };
     let (day, updates, chapters) = (LocalDay(bytes.u32()), bytes.u32(), bytes.u32());
@@ -360,20 +368,25 @@ mod tests {
     fn record() -> impl Strategy_<Value = Record> {
         prop_oneof![
             progress(),
-            (user(), any::<i64>(), library_row())
-                .prop_map(|(user, manga, row)| Record::Library(LibraryRecord { user, manga: MangaId(manga), row })),
+            (user(), any::<i64>(), library_row()).prop_map(|(user, manga, row)| Record::Library(LibraryRecord {
+                user,
+                manga: MangaId(manga),
+                row
+            })),
             (user(), any::<[u8; 16]>(), version(), any::<bool>(), version(), any::<u32>()).prop_map(
                 |(user, device, epoch, removed, seen, node)| {
                     let (device, node) = (DeviceId::from_bytes(device), NodeId(node));
                     Record::Device(DeviceRecord { user, device, epoch, removed, seen, node })
                 }
             ),
-            (user(), version(), any::<u32>(), 1u8..=3, -720i16..=840).prop_map(|(user, version, node, strategy, offset)| {
-                let utc_offset = UtcOffset::from_minutes(offset).unwrap();
-                let strategy = Strategy::from_byte(strategy).unwrap();
-                let row = Preferences { version, node: NodeId(node), strategy, utc_offset };
-                Record::Preferences(PreferencesRecord { user, row })
-            }),
+            (user(), version(), any::<u32>(), 1u8..=3, -720i16..=840).prop_map(
+                |(user, version, node, strategy, offset)| {
+                    let utc_offset = UtcOffset::from_minutes(offset).unwrap();
+                    let strategy = Strategy::from_byte(strategy).unwrap();
+                    let row = Preferences { version, node: NodeId(node), strategy, utc_offset };
+                    Record::Preferences(PreferencesRecord { user, row })
+                }
+            ),
         ]
     }
 
@@ -410,12 +423,7 @@ mod tests {
     #[test]
     fn a_progress_record_keeps_its_layout() {
         let user = UserId::from_bytes([1; 16]);
-        let key = MergeKey {
-            generation: Version(2),
-            chapter: Chapter::whole(3),
-            version: Version(4),
-            node: NodeId(5),
-        };
+        let key = MergeKey { generation: Version(2), chapter: Chapter::whole(3), version: Version(4), node: NodeId(5) };
         let row = ProgressRow { key, deleted: false, page: Some(Page(6)), ahead: true };
         let stamp = DeviceStamp { device: DeviceId::from_bytes([7; 16]), seq: Some(DeviceSeq(8)), epoch: Version(9) };
         let record = Record::Progress(ProgressRecord {

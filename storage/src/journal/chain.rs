@@ -86,7 +86,7 @@ pub(super) fn read(config: &JournalConfig) -> Result<Option<Chain>, OpenError> {
     }
     let spare = split_spare(&mut found)?;
     let mut chain: Option<Chain> = None;
-    for (index, (segment, path, start)) in found.iter().enumerate() {
+    for (segment, path, start) in &found {
         let header = match start {
             SegmentStart::Header(header) if header.segment == *segment => *header,
             SegmentStart::Header(_) => return Err(corrupt(path, 0, "a segment under another segment's name")),
@@ -95,7 +95,7 @@ pub(super) fn read(config: &JournalConfig) -> Result<Option<Chain>, OpenError> {
             SegmentStart::Newer(_) => unreachable!("read_start refuses newer formats"),
         };
         check_identity(config, chain.as_ref(), path, &header)?;
-        chain.get_or_insert_with(|| Chain::new(&header)).add(path, header, index + 1 == found.len())?;
+        chain.get_or_insert_with(|| Chain::new(&header)).add(path, header)?;
     }
     for (segment, path, start) in spare {
         let bytes = std::fs::metadata(&path).map_err(io_error("look at", &path))?.len();
@@ -114,7 +114,8 @@ pub(super) fn read(config: &JournalConfig) -> Result<Option<Chain>, OpenError> {
 /// Splits off the last segments that were never begun. A header is durable before the first commit behind it, so a last
 /// segment without one holds nothing acknowledged, unless there is something behind it.
 fn split_spare(found: &mut Vec<Found>) -> Result<Vec<Found>, OpenError> {
-    let begun = found.iter().rposition(|(.., start)| matches!(start, SegmentStart::Header(_))).map_or(0, |last| last + 1);
+    let begun =
+        found.iter().rposition(|(.., start)| matches!(start, SegmentStart::Header(_))).map_or(0, |last| last + 1);
     let spare = found.split_off(begun);
     for (_, path, _) in &spare {
         if holds_anything(path)? {
@@ -173,6 +174,13 @@ impl Chain {
         self.segments.front().map_or(self.end.plus(1), |segment| segment.header.first)
     }
 
+    /// Makes what was read last as durable as it looks: what a killed process had written may be in a cache only.
+    pub(super) fn flush_last(&self) -> Result<(), OpenError> {
+        let Some(last) = self.segments.back() else { return Ok(()) };
+        let file = std::fs::File::open(&last.path).map_err(io_error("open", &last.path))?;
+        file.sync_all().map_err(io_error("flush", &last.path))
+    }
+
     /// Whether a store with these cursors can be fed from this journal.
     pub(super) fn check(&self, cursors: &LaneCursors) -> Result<(), ReplayError> {
         let (needed, first) = (cursors.lowest().plus(1), self.first());
@@ -200,7 +208,7 @@ impl Chain {
     }
 
     /// Walks a segment's commits and joins it to those before.
-    fn add(&mut self, path: &Path, header: SegmentHeader, is_last: bool) -> Result<(), OpenError> {
+    fn add(&mut self, path: &Path, header: SegmentHeader) -> Result<(), OpenError> {
         let expected = self.end.plus(1);
         if header.first < expected {
             return Err(corrupt(path, 0, format!("a segment that begins at record {}, not {expected}", header.first)));
@@ -208,7 +216,9 @@ impl Chain {
         if header.first > expected {
             // The segment before ends too early: a broken commit there explains it, else a whole segment is missing.
             return Err(match self.torn.take().and(self.segments.back()) {
-                Some(before) => corrupt(&before.path, before.bytes, "a broken commit that the next segment builds upon"),
+                Some(before) => {
+                    corrupt(&before.path, before.bytes, "a broken commit that the next segment builds upon")
+                }
                 None => OpenError::Hole { path: path.to_owned(), expected, found: header.first },
             });
         }
@@ -236,11 +246,6 @@ impl Chain {
         let end_offset = scan.offset();
         self.segments.push_back(Sealed { path: path.to_owned(), header, last: self.end, end_offset, bytes });
         self.next_segment = header.segment + 1;
-        if is_last {
-            // What a killed process had written may be in a cache only; from here on it counts as durable.
-            let file = std::fs::File::open(path).map_err(io_error("open", path))?;
-            file.sync_all().map_err(io_error("flush", path))?;
-        }
         Ok(())
     }
 }

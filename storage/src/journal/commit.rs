@@ -62,11 +62,7 @@ pub(super) struct Active {
 
 impl Active {
     /// Opens a prepared segment and makes its header durable.
-    pub(super) fn begin(
-        engine: &dyn Engine,
-        path: std::path::PathBuf,
-        header: SegmentHeader,
-    ) -> std::io::Result<Self> {
+    pub(super) fn begin(engine: &dyn Engine, path: std::path::PathBuf, header: SegmentHeader) -> std::io::Result<Self> {
         let mut file = engine.open(&path)?;
         let mut block = AlignedBuf::with_capacity(BLOCK_BYTES, BLOCK_BYTES);
         block.extend_from_slice(&header.encode());
@@ -137,7 +133,9 @@ impl Committer {
                 self.inbox.try_recv().map_err(|_| RecvTimeoutError::Timeout)
             };
             match message {
-                Ok(Message::HandOver(more)) if gathered.is_empty() || bytes + more.records.len() <= self.commit_bytes_max => {
+                Ok(Message::HandOver(more))
+                    if gathered.is_empty() || bytes + more.records.len() <= self.commit_bytes_max =>
+                {
                     bytes += more.records.len();
                     gathered.push(more);
                 }

@@ -44,7 +44,9 @@ impl Medium {
                 "the journal is on {kind}, a file system of another machine: acknowledged means that machine said so. A local \
                  disk is faster and surer"
             ),
-            (_, _, true) => format!("{kind}, writes past the page cache and on the disk before they return (O_DIRECT|O_DSYNC)"),
+            (_, _, true) => {
+                format!("{kind}, writes past the page cache and on the disk before they return (O_DIRECT|O_DSYNC)")
+            }
             (_, _, false) => format!(
                 "{kind} refuses O_DIRECT: writes go through the page cache, on the disk before they return (O_DSYNC); slower, \
                  as durable"

@@ -280,7 +280,10 @@ mod tests {
         let taken = push_record(&mut bytes, lane, 2, 1, |out| out.extend_from_slice(b"payload"));
         assert_eq!(taken, bytes.len());
         let (record, end) = parse_record(&bytes, Lsn(4)).unwrap();
-        assert_eq!((record.lane, record.kind, record.version, record.payload, end), (lane, 2, 1, &b"payload"[..], taken));
+        assert_eq!(
+            (record.lane, record.kind, record.version, record.payload, end),
+            (lane, 2, 1, &b"payload"[..], taken)
+        );
         for bit in 0..bytes.len() * 8 {
             let mut broken = bytes.clone();
             broken[bit / 8] ^= 1 << (bit % 8);

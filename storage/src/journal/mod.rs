@@ -8,6 +8,8 @@ mod commit;
 mod cursors;
 mod engine;
 mod error;
+#[cfg(any(test, feature = "fault"))]
+pub mod fault;
 mod feed;
 mod format;
 mod recovery;
@@ -15,6 +17,8 @@ mod room;
 mod scan;
 mod shard;
 mod start;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::path::PathBuf;

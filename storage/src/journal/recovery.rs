@@ -82,7 +82,15 @@ impl Recovery {
         self.chain.check(from)?;
         let needed = from.lowest().plus(1);
         let segments = self.chain.segments.iter().filter(|segment| segment.last >= needed).cloned().collect();
-        Ok(Replay { segments, scan: None, from: *from, commit: Vec::new(), at: 0, lsn: Lsn::ZERO, counts: Replayed::default() })
+        Ok(Replay {
+            segments,
+            scan: None,
+            from: *from,
+            commit: Vec::new(),
+            at: 0,
+            lsn: Lsn::ZERO,
+            counts: Replayed::default(),
+        })
     }
 }
 
@@ -161,6 +169,7 @@ pub fn open(config: JournalConfig) -> Result<Opened, OpenError> {
         (None, Some(expected)) => return Err(OpenError::Missing { path: folder.clone(), expected }),
         (None, None) => begin(folder)?,
     };
+    chain.flush_last()?;
     file_system::sync_folder(folder).map_err(io_error("flush", folder))?;
     if let Some(bytes) = chain.torn {
         tracing::warn!(bytes, end = chain.end.0, "the journal's last commit was torn; it had never been acknowledged");

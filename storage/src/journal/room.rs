@@ -171,7 +171,8 @@ impl Room {
     fn drop_drained(&self) {
         let drained = self.cursors.snapshot().lowest();
         loop {
-            let Some(path) = self.lock().sealed.front().filter(|front| front.last <= drained).map(|front| front.path.clone())
+            let Some(path) =
+                self.lock().sealed.front().filter(|front| front.last <= drained).map(|front| front.path.clone())
             else {
                 return;
             };
@@ -224,7 +225,10 @@ impl Room {
     fn note_obstacle(&self, obstacle: Obstacle, why: &str) {
         let mut state = self.lock();
         if state.obstacle.replace(obstacle) != Some(obstacle) {
-            tracing::warn!(why, "the journal cannot prepare its next segment; writes will be busy when this one is full");
+            tracing::warn!(
+                why,
+                "the journal cannot prepare its next segment; writes will be busy when this one is full"
+            );
         }
         self.judge(&state);
     }

@@ -35,6 +35,8 @@ pub(super) struct SegmentScan {
     offset: u64,
     window: Vec<u8>,
     window_at: u64,
+    /// How much of the window has been read.
+    filled: usize,
 }
 
 /// An I/O failure on a journal path.
@@ -80,6 +82,7 @@ impl SegmentScan {
             offset: BLOCK_BYTES as u64,
             window: Vec::new(),
             window_at: 0,
+            filled: 0,
         })
     }
 
@@ -103,7 +106,7 @@ impl SegmentScan {
 
     /// Forgets what was read ahead: a segment that is still being written may have more by now.
     pub(super) fn refresh(&mut self) {
-        self.window.clear();
+        self.filled = 0;
         let _ = rustix::fs::fadvise(&self.file, self.offset, None, rustix::fs::Advice::DontNeed);
     }
 
@@ -139,15 +142,16 @@ impl SegmentScan {
 
     /// `length` bytes at `at`, or as many as there are.
     fn bytes(&mut self, at: u64, length: usize) -> Result<&[u8], OpenError> {
-        let inside = at >= self.window_at && at + length as u64 <= self.window_at + self.window.len() as u64;
+        let inside = at >= self.window_at && at + length as u64 <= self.window_at + self.filled as u64;
         if !inside {
-            self.window.resize(length.max(WINDOW_BYTES), 0);
-            let got = read_up_to(&self.file, &mut self.window, at).map_err(io_error("read", &self.path));
-            self.window.truncate(*got.as_ref().unwrap_or(&0));
+            self.filled = 0;
+            if self.window.len() < length.max(WINDOW_BYTES) {
+                self.window = vec![0; length.max(WINDOW_BYTES)];
+            }
+            self.filled = read_up_to(&self.file, &mut self.window, at).map_err(io_error("read", &self.path))?;
             self.window_at = at;
-            got?;
         }
         let start = (at - self.window_at) as usize;
-        Ok(&self.window[start..(start + length).min(self.window.len())])
+        Ok(&self.window[start..(start + length).min(self.filled)])
     }
 }

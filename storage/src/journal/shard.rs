@@ -81,7 +81,8 @@ impl Gate {
 
     fn set(&self, state: u8) {
         // Two threads open and shut, and neither may undo a stop.
-        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now != 3 && now != state).then_some(state));
+        let _ =
+            self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now != 3 && now != state).then_some(state));
     }
 
     pub(super) fn refusal(&self) -> Option<BusyReason> {

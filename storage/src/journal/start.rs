@@ -126,13 +126,14 @@ impl Starter {
         let feed = CommitFeed::new(queue.clone(), config.folder.clone(), chain.journal, next);
         let watermarks: Arc<[Watermark]> = listeners.iter().map(|_| Watermark::default()).collect();
         let (sender, inbox) = mpsc::channel();
-        let per_shard = (config.in_flight_bytes_max / listeners.len() as u64).max(SHARD_IN_FLIGHT_BYTES_MIN);
+        let per_shard = config.in_flight_bytes_max / listeners.len() as u64;
         let shards = (0..listeners.len())
             .map(|shard| ShardJournal::new(shard, per_shard, watermarks.clone(), gate.clone(), sender.clone()))
             .collect();
         let counters = Arc::new(Counters::default());
         counters.end.store(chain.end.0, Ordering::Relaxed);
-        let begun = Begin { config: &config, chain: &chain, path, gate, room: room.clone(), queue, counters: counters.clone() };
+        let begun =
+            Begin { config: &config, chain: &chain, path, gate, room: room.clone(), queue, counters: counters.clone() };
         let committer = begun.spawn(inbox, watermarks, listeners)?;
         let preparing = room.clone();
         let preparer = std::thread::Builder::new()
@@ -186,7 +187,8 @@ impl Begin<'_> {
                 }
             };
             let _ = began.send(Ok(()));
-            let stop = Stop { gate: gate.clone(), queue: queue.clone(), counters: counters.clone(), hook: on_failure.clone() };
+            let stop =
+                Stop { gate: gate.clone(), queue: queue.clone(), counters: counters.clone(), hook: on_failure.clone() };
             let committer = Committer {
                 inbox,
                 watermarks,
@@ -245,17 +247,18 @@ fn check_settings(config: &JournalConfig, shards: usize) -> Result<u64, StartErr
         return Err(StartError::Config("a journal segment takes at least 1 MiB, in whole 4 KiB blocks".into()));
     }
     // A quarter, so that twice as much always fits the half of a segment that is left when the next one is late.
-    let in_flight = config.in_flight_bytes_max.min(config.segment_bytes / 4);
-    if in_flight / (shards as u64) < SHARD_IN_FLIGHT_BYTES_MIN && shards as u64 * SHARD_IN_FLIGHT_BYTES_MIN > config.segment_bytes / 4
-    {
+    let quarter = config.segment_bytes / 4;
+    let in_flight = config.in_flight_bytes_max.min(quarter).max(shards as u64 * SHARD_IN_FLIGHT_BYTES_MIN);
+    if in_flight > quarter {
         return Err(StartError::Config(format!("{shards} shards need larger journal segments")));
     }
-    Ok(in_flight.max(shards as u64 * SHARD_IN_FLIGHT_BYTES_MIN))
+    Ok(in_flight)
 }
 
 /// The configured limit, or a tenth of what is free and its own.
 fn journal_bytes_max(config: &JournalConfig, chain: &Chain) -> Result<u64, StartError> {
-    let available = config.engine.available_bytes(&config.folder).map_err(io_error("ask for room in", &config.folder))?;
+    let available =
+        config.engine.available_bytes(&config.folder).map_err(io_error("ask for room in", &config.folder))?;
     let own: u64 = chain.segments.iter().map(|segment| segment.bytes).sum();
     let allowed_bytes = config.journal_bytes_max.min((available + own) / 10);
     let needed_bytes = SEGMENTS_MIN * config.segment_bytes;
