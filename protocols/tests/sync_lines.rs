@@ -74,7 +74,11 @@ fn bad_lines_get_one_error_line_each_and_the_connection_goes_on() {
     ] {
         lines.send(bad.trim_end());
         let error = lines.next();
-        assert_eq!((error["type"].as_str(), error["data"]["code"].as_str()), (Some("error"), Some(code)), "{bad}: {error}");
+        assert_eq!(
+            (error["type"].as_str(), error["data"]["code"].as_str()),
+            (Some("error"), Some(code)),
+            "{bad}: {error}"
+        );
         assert!(error["data"]["message"].as_str().is_some_and(|text| text.contains(named)), "{bad}: {error}");
     }
     lines.progress(server.series[0], 1);

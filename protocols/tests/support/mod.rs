@@ -1,6 +1,6 @@
 //! A real server in this process over a folder of its own, and small blocking clients that speak its wires over real
 //! sockets. Every wait has a deadline and nothing here sleeps to let time pass.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -31,7 +31,8 @@ pub struct Server {
 pub fn start(change: impl FnOnce(&mut DoorsConfig, &mut EngineConfig)) -> Server {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let loopback = || Some(SocketAddr::from(([127, 0, 0, 1], 0)));
-    let mut doors = DoorsConfig { tcp_sync: loopback(), http: loopback(), metrics: loopback(), ..DoorsConfig::default() };
+    let mut doors =
+        DoorsConfig { tcp_sync: loopback(), http: loopback(), metrics: loopback(), ..DoorsConfig::default() };
     let mut config = EngineConfig::new(folder.path().join("data"), *b"a secret of more than 32 bytes, for tests");
     config.shards = Some(2);
     config.limits.journal_bytes_max = 512 << 20;
@@ -367,13 +368,7 @@ impl Answer {
 }
 
 /// One request on a connection of its own.
-pub fn request(
-    address: SocketAddr,
-    method: &str,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: Option<&str>,
-) -> Answer {
+pub fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Answer {
     let mut text = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
         text.push_str(&format!("Host: {address}\r\n"));
