@@ -2,14 +2,19 @@
 //! gated replies and announcements out. Its out-queue is bounded: progress coalesces per series before the queue counts as
 //! full, and a consumer that still does not keep up is closed with a reason. Nothing leaves it before it is durable.
 
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
 use bytes::Bytes;
-use proto::code::Code;
-use proto::ids::MangaId;
-use proto::values::DeviceSeq;
+use proto::{Code, DeviceId, DeviceSeq, MangaId};
 
 use crate::fanout::WireForm;
 use crate::fault::Fault;
+use crate::grants::Grant;
+use crate::message::{Answer, ConnRef, Request, Work};
 use crate::request::{Acked, CatchUp, ProgressView, ResumeToken, SetProgress};
+use crate::shard::Shard;
 
 /// How a connection wants to be served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,6 +89,8 @@ pub struct Welcome {
 
 /// One live connection. Dropping it detaches. Not `Send`: it lives and dies on its shard.
 pub struct Attachment {
+    shard: Rc<Shard>,
+    conn: ConnRef,
     welcome: Welcome,
 }
 
@@ -98,36 +105,113 @@ impl Attachment {
     /// (nothing more comes for this `seq`) and is *not* ordered behind earlier answers, so it is given only for what ends
     /// the connection: detached, closing, or a window that the client overran.
     pub fn submit(&self, seq: u64, update: SetProgress) -> Result<(), Fault> {
-        let _ = (seq, update);
-        Err(Fault::new(Code::Internal, "not yet"))
+        self.shard.core.borrow_mut().submit(self.conn, seq, update)
     }
 
     /// Asks for a read, answered through `next` in order with the updates. Errors as in `submit`.
     pub fn request(&self, seq: u64, ask: Ask) -> Result<(), Fault> {
-        let _ = (seq, ask);
-        Err(Fault::new(Code::Internal, "not yet"))
+        let work = match ask {
+            Ask::Get(manga) => Work::Get(manga),
+            Ask::CatchUp(since) => Work::CatchUp(since),
+        };
+        self.shard.core.borrow_mut().submit_ask(self.conn, seq, work)
     }
 
     /// Queues a refusal of the door's own (an unknown kind, a frame that does not parse), in order with the answers.
     pub fn refuse(&self, seq: u64, fault: Fault) {
-        let _ = (seq, fault);
+        let mut core = self.shard.core.borrow_mut();
+        let taken = core.connections.get(self.conn).is_some_and(|connection| connection.take().is_ok());
+        if taken {
+            core.refuse(self.conn, seq, fault);
+        }
     }
 
     /// Commands taken and not yet answered.
     pub fn unanswered(&self) -> u32 {
-        0
+        let mut core = self.shard.core.borrow_mut();
+        core.connections.get(self.conn).map_or(0, |connection| connection.unanswered())
     }
 
     /// Waits until there is something to send and appends all of it. Cancel-safe. After `Outgoing::Close` it never
     /// returns again.
     pub async fn next(&self, out: &mut Vec<Outgoing>) {
-        let _ = out;
-        std::future::pending::<()>().await;
+        std::future::poll_fn(|context| {
+            let mut core = self.shard.core.borrow_mut();
+            let Some(connection) = core.connections.get(self.conn) else { return Poll::Pending };
+            if connection.drain_into(out) {
+                return Poll::Ready(());
+            }
+            connection.wait(context.waker());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// What `next` would give now, without waiting. Returns whether anything was appended.
     pub fn try_next(&self, out: &mut Vec<Outgoing>) -> bool {
-        let _ = out;
-        false
+        let mut core = self.shard.core.borrow_mut();
+        core.connections.get(self.conn).is_some_and(|connection| connection.drain_into(out))
     }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        leave(&self.shard, self.conn);
+    }
+}
+
+/// A connection that has been entered and is not yet an attachment: gone when its future is dropped half-way.
+struct Entered {
+    shard: Rc<Shard>,
+    conn: Option<ConnRef>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn {
+            leave(&self.shard, conn);
+        }
+    }
+}
+
+/// Takes a connection out here and on its user's owner.
+fn leave(shard: &Shard, conn: ConnRef) {
+    let mut core = shard.core.borrow_mut();
+    let Some((user, owner)) = core.connections.leave(conn) else { return };
+    if owner == core.id {
+        core.users.unpin(user, conn);
+        core.users.evict();
+    } else {
+        core.depart(owner, Request::Detach { user, conn });
+    }
+}
+
+/// Registers a connection here and with its user's owner.
+pub(crate) async fn attach(
+    shard: &Rc<Shard>,
+    grant: Arc<Grant>,
+    device: Option<DeviceId>,
+    options: AttachOptions,
+) -> Result<Attachment, Fault> {
+    let window_max = shard.shared.config.limits.window_max.max(1);
+    let options = AttachOptions { window: options.window.clamp(1, window_max), ..options };
+    let user = grant.user;
+    let owner = shard.shared.owner(user);
+    let conn = {
+        let mut core = shard.core.borrow_mut();
+        // Checked and entered in one step: a revocation after it finds the connection in the table.
+        shard.shared.revocations.check(grant.id)?;
+        core.connections.enter(grant, device, owner, options)?
+    };
+    let mut entered = Entered { shard: Rc::clone(shard), conn: Some(conn) };
+    let attached = match shard.call(owner, user, Work::Attach { conn, device }).await? {
+        Answer::Attached(attached) => attached,
+        _ => return Err(Fault::new(Code::Internal, "The owner answered something else.")),
+    };
+    if let Some(connection) = shard.core.borrow_mut().connections.get(conn) {
+        connection.user_slot = attached.user_slot;
+    }
+    entered.conn = None;
+    let welcome = Welcome { last_seq: attached.last_seq, resume: attached.resume, window: options.window };
+    Ok(Attachment { shard: Rc::clone(shard), conn, welcome })
 }

@@ -3,14 +3,38 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
-use runtime::ShardContext;
+use arc_swap::ArcSwap;
+use hub::{Hlc, UserState};
+use ring::hmac;
+use runtime::fleet::{self, FleetConfig};
+use runtime::notify::Notify;
+use runtime::probe::Probe;
+use runtime::topology::Topology;
+use runtime::{Fleet, ShardContext};
+use rustc_hash::FxHashMap;
+use storage::folder::DataFolder;
+use storage::journal::{self, Cursors, Listener, Lsn, ShardJournal};
+use storage::store::{SharedStore, SqliteConfig, SqliteStore};
+use storage::writer::{self, Writer, WriterConfig};
 
 use crate::Engine;
+use crate::accounts::{Accounts, now_ms};
 use crate::admin::Admin;
+use crate::catalogue::Catalogue;
+use crate::compute::Compute;
 use crate::config::EngineConfig;
 use crate::fanout::Encoders;
+use crate::grants::Revocations;
+use crate::limits::{Rate, SharedBuckets};
+use crate::recovery::{self, Recovered};
+use crate::shard::{Shard, Wakes};
+use crate::shared::Shared;
+use crate::tokens::{SECRET_BYTES_MIN, Tokens};
+use crate::upkeep::{Operations, Upkeep, wait};
 
 /// A shard's open doors: serves until they are closed (after the drain began and every connection has been told) or the
 /// hard stop fires.
@@ -19,6 +43,15 @@ pub type Serving = Pin<Box<dyn Future<Output = ()>>>;
 /// Opens a shard's doors: called on each shard's thread once its engine works and recovery is over. An error text (a port
 /// that is taken) fails the start of the whole server.
 pub type Doors = Arc<dyn Fn(Engine, ShardContext) -> Result<Serving, String> + Send + Sync>;
+
+/// What a test puts in the place of the real thing.
+#[derive(Clone, Default)]
+pub struct Seams {
+    /// Under the journal.
+    pub journal: Option<Arc<dyn journal::Engine>>,
+    /// In front of the store: given the real one.
+    pub store: Option<Arc<dyn Fn(SharedStore) -> SharedStore + Send + Sync>>,
+}
 
 /// Why the engine does not start. The text says what to do.
 #[derive(thiserror::Error, Debug)]
@@ -68,6 +101,14 @@ pub struct Facts {
 pub struct Running {
     facts: Facts,
     admin: Admin,
+    fleet: Fleet,
+    upkeep: Upkeep,
+    operations: Arc<Operations>,
+    writer: Writer,
+    shared: Arc<Shared>,
+    draining: AtomicBool,
+    // Released last: nobody else may open the folder before everything in it is closed.
+    folder: Arc<DataFolder>,
 }
 
 impl Running {
@@ -81,18 +122,316 @@ impl Running {
         self.admin.clone()
     }
 
-    /// Begins the drain (as SIGTERM does). `wait` returns when it is over.
-    pub fn shut_down(&self) {}
+    /// Begins the drain (as SIGTERM does). `wait` returns when it is over, at the latest when the configured time is up.
+    pub fn shut_down(&self) {
+        if self.draining.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let shutdown = self.fleet.shutdown().clone();
+        shutdown.drain();
+        let patience = self.shared.config.limits.drain;
+        let hard_stop = move || {
+            std::thread::sleep(patience);
+            shutdown.stop();
+        };
+        if std::thread::Builder::new().name("hard-stop".to_owned()).spawn(hard_stop).is_err() {
+            self.fleet.shutdown().stop();
+        }
+    }
 
     /// Blocks until the engine has stopped. An error means that it stopped because it could not keep its promise (a failed
     /// journal write, a panic in a shard): the process must exit non-zero.
     pub fn wait(self) -> Result<(), StartError> {
-        Ok(())
+        self.fleet.join();
+        self.upkeep.stop();
+        let healthy = self.operations.close_journal();
+        let patience = self.shared.config.limits.drain.min(Duration::from_secs(5));
+        if !self.writer.stop(patience) {
+            tracing::warn!("the store lacks records; they are in the journal and follow with the next start");
+        }
+        self.operations.write_checkpoint(&self.folder, &self.shared);
+        if healthy { Ok(()) } else { Err(StartError::Journal("a commit of the journal failed".to_owned())) }
     }
 }
 
-/// Starts everything and returns when every shard is ready and its doors have been called. Blocks.
+/// Starts everything and returns when every shard is ready and its doors are open. Blocks.
 pub fn start(config: EngineConfig, encoders: Encoders, doors: Doors) -> Result<Running, StartError> {
-    let _ = (config, encoders, doors);
-    Err(StartError::Config("not yet".to_owned()))
+    start_with(config, encoders, doors, Seams::default())
+}
+
+/// As [`start`], with seams for tests.
+pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams: Seams) -> Result<Running, StartError> {
+    let mut config = config;
+    if !config.tokens.secret.is_empty() && config.tokens.secret.len() < SECRET_BYTES_MIN {
+        let length = config.tokens.secret.len();
+        let text = format!("the token secret has {length} bytes; it needs at least {SECRET_BYTES_MIN}");
+        return Err(StartError::Config(text));
+    }
+    let topology = runtime::topology::detect(config.shards).map_err(|error| StartError::Config(error.to_string()))?;
+    let probe = runtime::probe::probe(config.backend).map_err(|error| StartError::Runtime(error.to_string()))?;
+    let folder = DataFolder::open(&config.data_dir).map_err(|error| StartError::Folder(error.to_string()))?;
+    let folder = Arc::new(folder);
+    if config.tokens.secret.is_empty() {
+        config.tokens.secret = folder.secret().map_err(|error| StartError::Folder(error.to_string()))?.into_bytes();
+    }
+    let sqlite = SqliteStore::open(&SqliteConfig::new(folder.sqlite()), now_ms())
+        .map_err(|error| StartError::Store(error.to_string()))?;
+    let mut store: SharedStore = Arc::new(sqlite);
+    if let Some(seam) = &seams.store {
+        store = seam(store);
+    }
+    let shards = topology.shards.len();
+    let wakes: Vec<Wakes> = (0..shards).map(|_| Wakes::default()).collect();
+    let logged = open_journal(&config, &folder, &store, &wakes, &seams)?;
+    let catalogue = load_catalogue(&config, &store)?;
+    let Logged { journal, shard_journals, feed, cursors, journal_id, recovered, words, revoked } = logged;
+    let writer = writer::start(feed, Arc::clone(&store), journal_id, cursors.clone(), WriterConfig::default())
+        .map_err(|error| StartError::Store(error.to_string()))?;
+    let operations = Arc::new(Operations::new(journal, journal_id, writer.stats(), recovered.high_water));
+    let facts = Facts {
+        shards,
+        topology: topology.explanation.clone(),
+        backend: probe.backend.name().to_owned(),
+        backend_reason: match &probe.fix {
+            Some(fix) => format!("{}; {fix}", probe.explanation),
+            None => probe.explanation.clone(),
+        },
+        store: format!("{} at {}", store.kind(), folder.sqlite().display()),
+        journal: words,
+        replayed: recovered.replayed,
+        series: catalogue.len(),
+    };
+    let known = revocations(&store, revoked)?;
+    let shared = share(config, &folder, store, cursors, catalogue, known, encoders, &wakes)?;
+    let upkeep =
+        Upkeep::start(&operations, &shared, &folder).map_err(|error| StartError::Runtime(error.to_string()))?;
+    let fleet = start_shards(topology, probe, &shared, wakes, shard_journals, recovered, doors)?;
+    let admin = Admin::new(Arc::clone(&shared), Arc::clone(&operations));
+    Ok(Running { facts, admin, fleet, upkeep, operations, writer, shared, draining: AtomicBool::new(false), folder })
+}
+
+/// The journal, opened, replayed and started.
+struct Logged {
+    journal: journal::Journal,
+    shard_journals: Vec<ShardJournal>,
+    feed: journal::CommitFeed,
+    cursors: Cursors,
+    journal_id: journal::JournalId,
+    recovered: Recovered,
+    words: String,
+    /// Grants that the last run knew to be revoked.
+    revoked: Vec<(proto::GrantId, u64)>,
+}
+
+fn open_journal(
+    config: &EngineConfig,
+    folder: &DataFolder,
+    store: &SharedStore,
+    wakes: &[Wakes],
+    seams: &Seams,
+) -> Result<Logged, StartError> {
+    let mut wanted = journal::JournalConfig::new(folder.journal(), store.store_id());
+    wanted.journal_bytes_max = config.limits.journal_bytes_max;
+    wanted.feed_rows_max = config.limits.store_queue_rows;
+    if let Some(engine) = &seams.journal {
+        wanted.engine = Arc::clone(engine);
+    }
+    let checkpoint = storage::checkpoint::Checkpoint::load(&folder.checkpoint()).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the checkpoint is not used; the store has everything in it");
+        None
+    });
+    if !config.adopt_store {
+        wanted.expected = checkpoint.as_ref().map(|checkpoint| checkpoint.journal);
+    }
+    let opened = match open_and_replay(&wanted, folder, store) {
+        Err(error) if config.adopt_store => {
+            tracing::warn!(%error, "the journal is set aside; what the store has counts");
+            folder_aside(folder)?;
+            open_and_replay(&wanted, folder, store)?
+        }
+        opened => opened?,
+    };
+    let (opened, from, mut recovered) = opened;
+    let mut revoked = Vec::new();
+    if let Some(known) = checkpoint {
+        recovered.high_water = recovered.high_water.max(known.version);
+        revoked = Revocations::decode(&known.revocations);
+    }
+    let words = opened.recovery.medium().explanation.clone();
+    let journal_id = opened.recovery.journal_id();
+    let listener = |wakes: &Wakes| {
+        let watermark = wakes.watermark.clone();
+        Box::new(move || watermark.notify()) as Listener
+    };
+    let journal::Started { journal, shards: shard_journals, feed, cursors } = opened
+        .journal
+        .start(from, wakes.iter().map(listener).collect())
+        .map_err(|error| StartError::Journal(error.to_string()))?;
+    Ok(Logged { journal, shard_journals, feed, cursors, journal_id, recovered, words, revoked })
+}
+
+type Replayed = (journal::Opened, journal::LaneCursors, Recovered);
+
+fn open_and_replay(
+    wanted: &journal::JournalConfig,
+    folder: &DataFolder,
+    store: &SharedStore,
+) -> Result<Replayed, StartError> {
+    let opened = journal::open(wanted.clone()).map_err(|error| StartError::Journal(error.to_string()))?;
+    let cursors = wait(store.cursors(opened.recovery.journal_id()));
+    let cursors = cursors.map_err(|error| StartError::Store(error.to_string()))?;
+    let recovered = recovery::replay(&opened.recovery, &cursors, folder.node())?;
+    Ok((opened, cursors, recovered))
+}
+
+/// Moves a journal that does not fit out of the way; nothing is ever deleted.
+fn folder_aside(folder: &DataFolder) -> Result<(), StartError> {
+    let (from, to) = (folder.journal(), folder.path().join(format!("journal.aside-{}", folder.boot_epoch())));
+    std::fs::rename(&from, &to)
+        .map_err(|error| StartError::Folder(format!("cannot move {} to {}: {error}", from.display(), to.display())))
+}
+
+fn load_catalogue(config: &EngineConfig, store: &SharedStore) -> Result<Catalogue, StartError> {
+    let failed = |error: storage::store::StoreError| StartError::Store(error.to_string());
+    let mut rows = wait(store.load_catalogue()).map_err(failed)?;
+    if rows.is_empty() && !config.first_catalogue.is_empty() {
+        wait(store.import(config.first_catalogue.clone(), now_ms())).map_err(failed)?;
+        rows = wait(store.load_catalogue()).map_err(failed)?;
+    }
+    Ok(Catalogue::new(rows.into_iter().map(crate::catalogue::Series::from).collect()))
+}
+
+/// What was revoked before, as the store and the checkpoint have it.
+fn revocations(store: &SharedStore, kept: Vec<(proto::GrantId, u64)>) -> Result<Revocations, StartError> {
+    let now_ms = now_ms();
+    let known = wait(store.revocations(0, now_ms)).map_err(|error| StartError::Store(error.to_string()))?;
+    let known = known.into_iter().map(|revoked| (revoked.grant, revoked.keep_until_unix_ms));
+    Ok(Revocations::new(kept.into_iter().filter(|(_, until_ms)| *until_ms >= now_ms).chain(known)))
+}
+
+#[allow(clippy::too_many_arguments, reason = "the one place where everything comes together")]
+fn share(
+    config: EngineConfig,
+    folder: &DataFolder,
+    store: SharedStore,
+    cursors: Cursors,
+    catalogue: Catalogue,
+    revocations: Revocations,
+    encoders: Encoders,
+    wakes: &[Wakes],
+) -> Result<Arc<Shared>, StartError> {
+    let revocations = Arc::new(revocations);
+    revocations.wake_with(wakes.iter().map(|wakes| wakes.revoked.clone()).collect());
+    let compute =
+        Compute::start(config.limits.hashing_queue).map_err(|error| StartError::Runtime(error.to_string()))?;
+    let tokens = Tokens::new(&config.tokens);
+    let limits = &config.limits;
+    Ok(Arc::new(Shared {
+        shards: wakes.len(),
+        node: folder.node(),
+        folder_id: folder.folder_id(),
+        epoch: folder.boot_epoch(),
+        started: Instant::now(),
+        cursors,
+        catalogue: Arc::new(ArcSwap::from_pointee(catalogue)),
+        accounts: Accounts::new(Arc::clone(&store), tokens, Arc::clone(&revocations), compute),
+        revocations,
+        encoders,
+        api_rates: SharedBuckets::new(Rate::new(limits.api_rate_per_s, limits.api_burst)),
+        // A label in front keeps these tags apart from token signatures made with the same secret.
+        conflict_key: hmac::Key::new(
+            hmac::HMAC_SHA256,
+            &[b"mangahub conflict tokens\0".as_slice(), &config.tokens.secret].concat(),
+        ),
+        health: ArcSwap::from_pointee(crate::Health { ready: true, degraded: false, dependencies: Vec::new() }),
+        shards_done: AtomicUsize::new(0),
+        done_wakes: wakes.iter().map(|wakes| wakes.done.clone()).collect::<Vec<Notify>>(),
+        store,
+        config,
+    }))
+}
+
+/// What a shard's thread is given.
+struct ShardParts {
+    shared: Arc<Shared>,
+    wakes: Wakes,
+    mail: runtime::mailbox::Endpoint<crate::message::Request, crate::message::Reply>,
+    journal: ShardJournal,
+    clock: Hlc,
+    recovered: Vec<(UserState, Lsn)>,
+    doors: Doors,
+    report: mpsc::Sender<Result<(), String>>,
+}
+
+fn start_shards(
+    topology: Topology,
+    probe: Probe,
+    shared: &Arc<Shared>,
+    wakes: Vec<Wakes>,
+    journals: Vec<ShardJournal>,
+    recovered: Recovered,
+    doors: Doors,
+) -> Result<Fleet, StartError> {
+    let shards = shared.shards;
+    let (mesh, stats) = runtime::mailbox::mesh(shards, shared.config.limits.mailbox_messages);
+    crate::upkeep::describe_mesh(stats);
+    let high_water = recovered.high_water;
+    let mut by_owner: FxHashMap<usize, Vec<(UserState, Lsn)>> = FxHashMap::default();
+    for (user, state) in recovered.users {
+        by_owner.entry(shared.owner(user)).or_default().push(state);
+    }
+    let (report, reports) = mpsc::channel();
+    let mut parts: Vec<Option<ShardParts>> = (wakes.into_iter().zip(mesh).zip(journals).enumerate())
+        .map(|(id, ((wakes, mail), journal))| {
+            Some(ShardParts {
+                shared: Arc::clone(shared),
+                wakes,
+                mail,
+                journal,
+                clock: Hlc::new(high_water),
+                recovered: by_owner.remove(&id).unwrap_or_default(),
+                doors: Arc::clone(&doors),
+                report: report.clone(),
+            })
+        })
+        .collect();
+    drop(report);
+    let fleet = fleet::start(FleetConfig::new(topology, probe), |id| {
+        let parts = parts[id].take().expect("each shard is started once");
+        move |context| run_shard(context, parts)
+    })
+    .map_err(|error| StartError::Runtime(error.to_string()))?;
+    for _ in 0..shards {
+        let refusal = match reports.recv() {
+            Ok(Ok(())) => continue,
+            Ok(Err(text)) => StartError::Doors(text),
+            Err(_) => StartError::Runtime("a shard ended before its doors were open".to_owned()),
+        };
+        fleet.shutdown().stop();
+        fleet.join();
+        return Err(refusal);
+    }
+    Ok(fleet)
+}
+
+/// A shard's life.
+async fn run_shard(context: ShardContext, parts: ShardParts) {
+    let ShardParts { shared, wakes, mail, journal, clock, recovered, doors, report } = parts;
+    let shard = Shard::new(context.clone(), shared, mail.attach(), journal, clock);
+    for (state, lsn) in recovered {
+        shard.core.borrow_mut().users.recover(state, lsn);
+    }
+    shard.start(&wakes);
+    let serving = match doors(Engine { shard: shard.clone() }, context.clone()) {
+        Ok(serving) => serving,
+        Err(text) => {
+            let _ = report.send(Err(text));
+            return;
+        }
+    };
+    let _ = report.send(Ok(()));
+    drop(report);
+    runtime::spawn_essential("drain", shard.clone().drain());
+    serving.await;
+    shard.finish(&wakes).await;
 }

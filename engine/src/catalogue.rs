@@ -1,8 +1,10 @@
 //! The catalogue in memory: an immutable snapshot that every shard reads without a lock or a hop. An import publishes a new
 //! one; whoever holds the old one finishes with it.
 
-use proto::ids::MangaId;
-use proto::values::SeriesStatus;
+use hub::SeriesFacts;
+use proto::{MangaId, SeriesStatus};
+use rustc_hash::FxHashMap;
+use storage::store::SeriesRow;
 
 /// One series.
 #[derive(Clone, PartialEq, Debug)]
@@ -35,13 +37,46 @@ pub struct Series {
     pub updated_at_ms: u64,
 }
 
+impl From<SeriesRow> for Series {
+    fn from(row: SeriesRow) -> Self {
+        Self {
+            id: row.id,
+            slug: row.slug,
+            title: row.title,
+            author: row.author,
+            description: Some(row.description).filter(|text| !text.is_empty()),
+            genres: row.genres,
+            status: row.status,
+            total_chapters: row.total_chapters.filter(|total| *total > 0),
+            cover_url: row.cover_url,
+            year: row.year.map(i32::from),
+            average_rating: row.average_rating,
+            created_at_ms: row.created_at_unix_ms,
+            updated_at_ms: row.updated_at_unix_ms,
+        }
+    }
+}
+
 /// Every series, as of one moment.
 #[derive(Default)]
 pub struct Catalogue {
     rows: Vec<Series>,
+    /// What a progress update needs, in one probe, and where the row is.
+    by_id: FxHashMap<MangaId, (SeriesFacts, u32)>,
+    by_slug: FxHashMap<String, u32>,
 }
 
 impl Catalogue {
+    /// A snapshot of these series.
+    pub fn new(mut rows: Vec<Series>) -> Self {
+        rows.sort_unstable_by_key(|row| row.id);
+        rows.dedup_by_key(|row| row.id);
+        let facts = |row: &Series| SeriesFacts { total: row.total_chapters, status: row.status };
+        let by_id = rows.iter().zip(0..).map(|(row, at)| (row.id, (facts(row), at))).collect();
+        let by_slug = rows.iter().zip(0..).map(|(row, at)| (row.slug.clone(), at)).collect();
+        Self { rows, by_id, by_slug }
+    }
+
     /// How many series there are.
     pub fn len(&self) -> usize {
         self.rows.len()
@@ -54,12 +89,12 @@ impl Catalogue {
 
     /// By id.
     pub fn get(&self, id: MangaId) -> Option<&Series> {
-        self.rows.iter().find(|row| row.id == id)
+        self.by_id.get(&id).map(|(_, at)| &self.rows[*at as usize])
     }
 
     /// By slug.
     pub fn by_slug(&self, slug: &str) -> Option<&Series> {
-        self.rows.iter().find(|row| row.slug == slug)
+        self.by_slug.get(slug).map(|at| &self.rows[*at as usize])
     }
 
     /// By what a path carries: an id or a slug.
@@ -80,5 +115,52 @@ impl Catalogue {
     pub fn after(&self, id: Option<MangaId>, limit: usize) -> &[Series] {
         let start = id.map_or(0, |id| self.rows.partition_point(|row| row.id <= id));
         &self.rows[start..start.saturating_add(limit).min(self.rows.len())]
+    }
+
+    /// What the rules need to know about a series. One probe.
+    pub(crate) fn facts(&self, id: MangaId) -> Option<SeriesFacts> {
+        self.by_id.get(&id).map(|(facts, _)| *facts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(id: i64) -> Series {
+        Series {
+            id: MangaId(id),
+            slug: format!("series-{id}"),
+            title: format!("Series {id}"),
+            author: None,
+            description: None,
+            genres: Vec::new(),
+            status: SeriesStatus::Ongoing,
+            total_chapters: Some(id as u32),
+            cover_url: None,
+            year: None,
+            average_rating: 0.0,
+            created_at_ms: 0,
+            updated_at_ms: 0,
+        }
+    }
+
+    #[test]
+    fn a_series_is_found_by_id_and_by_slug() {
+        let catalogue = Catalogue::new([3, 1, 2].map(series).to_vec());
+        assert_eq!(catalogue.find("2").unwrap().id, MangaId(2));
+        assert_eq!(catalogue.find("series-3").unwrap().id, MangaId(3));
+        assert!(catalogue.find("series-4").is_none() && catalogue.find("4").is_none());
+        assert_eq!(catalogue.facts(MangaId(3)).unwrap().total, Some(3));
+    }
+
+    #[test]
+    fn pages_and_cursors_never_leave_the_list() {
+        let catalogue = Catalogue::new((1..=5).map(series).collect());
+        assert_eq!(catalogue.page(4, 10).len(), 1);
+        assert!(catalogue.page(9, 10).is_empty());
+        let ids: Vec<i64> = catalogue.after(Some(MangaId(2)), 2).iter().map(|row| row.id.0).collect();
+        assert_eq!(ids, [3, 4]);
+        assert!(catalogue.after(Some(MangaId(5)), usize::MAX).is_empty());
     }
 }

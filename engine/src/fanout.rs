@@ -1,7 +1,10 @@
 //! Announcements: a change is encoded once per wire form, by the encoder its door registered at start, and the bytes are
 //! shared by every connection that wants that form. Only the same user's other connections ever get them.
 
+use std::sync::OnceLock;
+
 use bytes::Bytes;
+use proto::MangaId;
 
 use crate::request::Announcement;
 
@@ -48,5 +51,29 @@ impl Encoders {
     /// The encoder of a form, if its door registered one.
     pub fn get(&self, form: WireForm) -> Option<Encode> {
         self.table[form as usize]
+    }
+}
+
+/// An announcement on its way, with the bytes of the forms that somebody wanted so far.
+pub(crate) struct Event {
+    announcement: Announcement,
+    forms: [OnceLock<Bytes>; WireForm::COUNT],
+}
+
+impl Event {
+    /// Nothing is encoded yet.
+    pub(crate) fn new(announcement: Announcement) -> Self {
+        Self { announcement, forms: [const { OnceLock::new() }; WireForm::COUNT] }
+    }
+
+    /// A later event of the same series replaces an earlier one that was not yet sent.
+    pub(crate) fn manga(&self) -> MangaId {
+        self.announcement.state.manga
+    }
+
+    /// The bytes of one form. `None` when no door speaks it.
+    pub(crate) fn encoded(&self, form: WireForm, encoders: &Encoders) -> Option<Bytes> {
+        let encode = encoders.get(form)?;
+        Some(self.forms[form as usize].get_or_init(|| encode(&self.announcement)).clone())
     }
 }

@@ -4,19 +4,36 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 pub mod accounts;
 pub mod admin;
 pub mod attach;
 pub mod boot;
 pub mod catalogue;
+mod commands;
+mod compute;
 pub mod config;
+mod connections;
+mod core;
 pub mod fanout;
 pub mod fault;
 pub mod grants;
+mod limits;
+mod loading;
+mod message;
+mod metrics;
+mod recovery;
 pub mod request;
+mod shard;
+mod shared;
+mod signin;
+mod tokens;
+mod upkeep;
+mod users;
+mod views;
 
-use proto::ids::{DeviceId, GrantId, SessionId, UserId};
+use proto::{Code, DeviceId, GrantId, NodeId, SessionId, UserId};
 
 pub use accounts::{Identifier, LoginRequest, RegisterRequest, Registered, SessionView, SignedIn};
 pub use admin::{Admin, SeedReport, SeedRequest, Seeded};
@@ -32,13 +49,16 @@ pub use request::{
     ResumeToken, SetProgress, Strategy, View,
 };
 
+use message::{Answer, Request, Work};
+use shard::Shard;
+
 /// Something that one shard's doors hand to another's: a connection on its way to its user's owner.
 pub type Handed = Box<dyn std::any::Any + Send>;
 
 /// The engine on one shard. Cheap to clone, not `Send`.
 #[derive(Clone)]
 pub struct Engine {
-    _shard: Rc<()>,
+    shard: Rc<Shard>,
 }
 
 /// What a dependency is doing, for `/health/ready`.
@@ -72,92 +92,119 @@ pub struct RateView {
     pub reset_s: u32,
 }
 
-#[allow(clippy::unused_async, unused_variables, reason = "bodies follow")]
 impl Engine {
     /// This shard's number, from 0.
     pub fn shard(&self) -> usize {
-        0
+        self.shard.id
     }
 
     /// How many shards there are.
     pub fn shards(&self) -> usize {
-        1
+        self.shard.shared.shards
     }
 
     /// The shard that owns a user today. A connection that moves there is served without crossing a thread.
     pub fn owner(&self, user: UserId) -> usize {
-        0
+        self.shard.shared.owner(user)
     }
 
     /// Hands something (a detached connection) to the doors of another shard; refused (`Capacity`) when its mailbox is full,
     /// and handed back.
     pub fn hand_over(&self, to: usize, handed: Handed) -> Result<(), (Handed, Fault)> {
-        Err((handed, Fault::busy("not yet")))
+        let mut core = self.shard.core.borrow_mut();
+        if to == core.id {
+            core.arrive(handed);
+            return Ok(());
+        }
+        core.mail.try_send(to, Request::Hand(handed)).map_err(|full| {
+            core.counters.busy_mailbox += 1;
+            let Request::Hand(handed) = full.message else { unreachable!("what was sent comes back") };
+            (handed, Fault::new(Code::Capacity, "The shard of this user takes no more connections now."))
+        })
     }
 
     /// What other shards' doors hand to this one's. One task per shard waits here.
     pub async fn next_handed(&self) -> Handed {
-        std::future::pending().await
+        std::future::poll_fn(|context| {
+            let mut core = self.shard.core.borrow_mut();
+            match core.arrivals.pop_front() {
+                Some(handed) => Poll::Ready(handed),
+                None => {
+                    core.arrival_waker = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
     }
 
     /// This data folder's number in merge keys.
-    pub fn node(&self) -> proto::ids::NodeId {
-        proto::ids::NodeId(0)
+    pub fn node(&self) -> NodeId {
+        self.shard.shared.node
     }
 
     /// Makes an account. `AlreadyExists` names the field that is taken.
     pub async fn register(&self, request: RegisterRequest, peer: &Peer) -> Result<Registered, Fault> {
-        Err(Fault::busy("not yet"))
+        signin::register(&self.shard, request, peer).await
     }
 
     /// Signs in. The same answer in the same time for an unknown user and a wrong password; locked out after too many.
     pub async fn login(&self, request: LoginRequest, peer: &Peer) -> Result<SignedIn, Fault> {
-        Err(Fault::busy("not yet"))
+        signin::login(&self.shard, request, peer).await
     }
 
     /// Trades a refresh token for new tokens. Presenting a used one revokes its whole family.
-    pub async fn refresh(&self, refresh_token: &str, peer: &Peer) -> Result<SignedIn, Fault> {
-        Err(Fault::busy("not yet"))
+    pub async fn refresh(&self, refresh_token: &str, _peer: &Peer) -> Result<SignedIn, Fault> {
+        self.shard.shared.accounts.refresh(refresh_token).await
     }
 
     /// Revokes a refresh token and its session. Unknown tokens are fine.
     pub async fn revoke(&self, refresh_token: &str) -> Result<(), Fault> {
-        Err(Fault::busy("not yet"))
+        self.shard.shared.accounts.revoke_token(refresh_token).await
     }
 
     /// Checks a bearer token: signature, expiry, revocation.
     pub async fn authorize(&self, bearer: &str) -> Result<Arc<Grant>, Fault> {
-        Err(Fault::busy("not yet"))
+        signin::authorize(&self.shard, bearer)
     }
 
     /// Whether a grant still stands (it may have been revoked since it was checked).
     pub fn stands(&self, grant: GrantId) -> bool {
-        true
+        !self.shard.shared.revocations.contains(grant)
     }
 
     /// The user's sessions that have not ended.
     pub async fn sessions(&self, grant: &Grant) -> Result<Vec<SessionView>, Fault> {
-        Err(Fault::busy("not yet"))
+        self.shard.shared.accounts.list_sessions(grant).await
     }
 
     /// Ends one of the user's own sessions; its connections close at once. `NotFound` for another user's.
     pub async fn revoke_session(&self, grant: &Grant, session: SessionId) -> Result<(), Fault> {
-        Err(Fault::busy("not yet"))
+        self.shard.shared.accounts.end_session(grant.user, session).await
     }
 
     /// Ends all of the user's sessions, the asking one too unless `keep_current`. Returns how many.
     pub async fn revoke_sessions(&self, grant: &Grant, keep_current: bool) -> Result<usize, Fault> {
-        Err(Fault::busy("not yet"))
+        self.shard.shared.accounts.end_sessions(grant.user, keep_current.then_some(grant.id)).await
     }
 
     /// Runs a command on the user's owner and answers when it is durable. Dropping the future does not undo the command.
     pub async fn command(&self, grant: &Grant, command: Command) -> Result<Done, Fault> {
-        Err(Fault::busy("not yet"))
+        match self.shard.call(self.owner(grant.user), grant.user, Work::Command(command)).await? {
+            Answer::Done(done) => Ok(done),
+            _ => Err(mixed_up()),
+        }
     }
 
     /// Reads from the user's owner, durable state only.
     pub async fn query(&self, grant: &Grant, query: Query) -> Result<View, Fault> {
-        Err(Fault::busy("not yet"))
+        if let Query::History { manga, cursor, limit } = query {
+            return views::history(&self.shard.shared, grant.user, manga, cursor, limit).await;
+        }
+        match self.shard.call(self.owner(grant.user), grant.user, Work::Query(query)).await? {
+            Answer::View(view) => Ok(view),
+            _ => Err(mixed_up()),
+        }
     }
 
     /// Registers a live connection of a grant and answers when its user is loaded.
@@ -167,26 +214,49 @@ impl Engine {
         device: Option<DeviceId>,
         options: AttachOptions,
     ) -> Result<Attachment, Fault> {
-        Err(Fault::busy("not yet"))
+        attach::attach(&self.shard, grant, device, options).await
     }
 
     /// The catalogue as of now.
     pub fn catalogue(&self) -> Arc<Catalogue> {
-        Arc::default()
+        Arc::clone(self.shard.core.borrow_mut().catalogue.load())
     }
 
     /// Draws one API request from the caller's bucket; `RateLimited` with the time to wait when it is empty.
     pub fn admit(&self, caller: Caller<'_>) -> Result<RateView, Fault> {
-        Err(Fault::busy("not yet"))
+        let shared = &self.shard.shared;
+        let since_start = shared.started.elapsed();
+        let drawn = match caller {
+            Caller::User(user) => shared.api_rates.draw(user, since_start),
+            Caller::Peer(peer) => shared.api_rates.draw(peer.address, since_start),
+        };
+        let limit = shared.api_rates.rate().burst();
+        match drawn {
+            Ok(drawn) => {
+                let reset_s = drawn.full_in_ns.div_ceil(1_000_000_000) as u32;
+                Ok(RateView { limit, remaining: drawn.remaining, reset_s })
+            }
+            Err(empty) => {
+                self.shard.core.borrow_mut().counters.refused(Code::RateLimited);
+                let wait_ms = empty.wait_ns.div_ceil(1_000_000);
+                Err(Fault::new(Code::RateLimited, "More requests than the limit allows.").retry_after_ms(wait_ms))
+            }
+        }
     }
 
-    /// What works and what does not.
+    /// What works and what does not, as of the last look (one a second).
     pub fn health(&self) -> Health {
-        Health { ready: false, degraded: false, dependencies: Vec::new() }
+        let mut health = Health::clone(&self.shard.shared.health.load());
+        health.ready &= !self.is_draining();
+        health
     }
 
     /// Whether the server is draining: take nothing new, finish, say Bye.
     pub fn is_draining(&self) -> bool {
-        false
+        self.shard.context.drain.is_draining()
     }
+}
+
+fn mixed_up() -> Fault {
+    Fault::new(Code::Internal, "The owner answered something else.")
 }

@@ -174,8 +174,8 @@ pub struct HistoryView {
     pub first: Chapter,
     /// Last chapter set that day.
     pub last: Chapter,
-    /// Chapters read that day, in hundredths.
-    pub chapters: Chapter,
+    /// Whole chapters read that day; a jump counts all of them.
+    pub chapters: u32,
     /// Updates that day.
     pub updates: u32,
     /// Some of it was a jump.

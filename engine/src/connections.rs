@@ -1,0 +1,291 @@
+//! The live connections of a shard and their out-queues. A queue holds what may be sent (it is durable) and is bounded:
+//! answers by the connection's window, announcements by count and bytes, with progress coalescing per series before the
+//! queue counts as full. A consumer that still does not keep up is closed with a reason.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+
+use bytes::Bytes;
+use proto::{Code, DeviceId, GrantId, MangaId, UserId};
+use rustc_hash::FxHashSet;
+use slab::Slab;
+
+use crate::attach::Outgoing;
+use crate::fanout::WireForm;
+use crate::fault::Fault;
+use crate::grants::Grant;
+use crate::limits::Bucket;
+use crate::message::ConnRef;
+
+/// What waits to be sent.
+enum Queued {
+    Out(Outgoing),
+    Event { manga: MangaId, bytes: Bytes },
+}
+
+/// Where a connection is in its life.
+#[derive(PartialEq, Debug)]
+enum Phase {
+    Open,
+    /// The server stops: what is unanswered is answered, then it closes.
+    Draining,
+    /// Closes with this once what is queued has gone.
+    Closing(Box<Fault>),
+    /// `Close` was handed out.
+    Closed,
+}
+
+/// One connection.
+pub(crate) struct Connection {
+    generation: u32,
+    pub(crate) grant: Arc<Grant>,
+    pub(crate) device: Option<DeviceId>,
+    pub(crate) owner: usize,
+    /// The user's place in this shard's table, when this shard owns the user.
+    pub(crate) user_slot: u32,
+    pub(crate) form: WireForm,
+    pub(crate) lines: bool,
+    pub(crate) line_bucket: Bucket,
+    pub(crate) window: u32,
+    unanswered: u32,
+    queue: VecDeque<Queued>,
+    events: usize,
+    event_bytes: usize,
+    waker: Option<Waker>,
+    phase: Phase,
+}
+
+/// How much may wait in a queue.
+#[derive(Clone, Copy)]
+pub(crate) struct QueueLimits {
+    pub(crate) events_max: usize,
+    pub(crate) bytes_max: usize,
+}
+
+/// All of a shard's.
+pub(crate) struct Connections {
+    shard: u32,
+    slots: Slab<Connection>,
+    generation: u32,
+    connections_max: usize,
+    limits: QueueLimits,
+    draining: bool,
+}
+
+impl Connections {
+    pub(crate) fn new(shard: usize, connections_max: usize, limits: QueueLimits) -> Self {
+        Self { shard: shard as u32, slots: Slab::new(), generation: 0, connections_max, limits, draining: false }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Enters a connection, unless there are as many as may be.
+    pub(crate) fn enter(
+        &mut self,
+        grant: Arc<Grant>,
+        device: Option<DeviceId>,
+        owner: usize,
+        options: crate::attach::AttachOptions,
+    ) -> Result<ConnRef, Fault> {
+        if self.draining {
+            return Err(Fault::new(Code::ShuttingDown, "The server is stopping; connect again."));
+        }
+        if self.slots.len() >= self.connections_max {
+            return Err(Fault::new(Code::Capacity, "The server holds as many connections as it may."));
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let connection = Connection {
+            generation: self.generation,
+            grant,
+            device,
+            owner,
+            user_slot: u32::MAX,
+            form: options.form,
+            lines: options.lines,
+            line_bucket: Bucket::default(),
+            window: options.window,
+            unanswered: 0,
+            queue: VecDeque::new(),
+            events: 0,
+            event_bytes: 0,
+            waker: None,
+            phase: Phase::Open,
+        };
+        let slot = self.slots.insert(connection) as u32;
+        Ok(ConnRef { shard: self.shard, slot, generation: self.generation })
+    }
+
+    /// Takes a connection out; returns whose it was and who owns them.
+    pub(crate) fn leave(&mut self, conn: ConnRef) -> Option<(UserId, usize)> {
+        self.get(conn)?;
+        let connection = self.slots.remove(conn.slot as usize);
+        Some((connection.grant.user, connection.owner))
+    }
+
+    /// The connection, if it is still the same one.
+    pub(crate) fn get(&mut self, conn: ConnRef) -> Option<&mut Connection> {
+        let connection = self.slots.get_mut(conn.slot as usize)?;
+        (connection.generation == conn.generation && conn.shard == self.shard).then_some(connection)
+    }
+
+    /// Queues an answer.
+    pub(crate) fn answer(&mut self, conn: ConnRef, out: Outgoing) {
+        if let Some(connection) = self.get(conn) {
+            connection.queue.push_back(Queued::Out(out));
+            connection.wake();
+        }
+    }
+
+    /// Queues an announcement; false when that closed the connection.
+    pub(crate) fn announce(&mut self, conn: ConnRef, manga: MangaId, bytes: Bytes) -> bool {
+        let limits = self.limits;
+        self.get(conn).is_none_or(|connection| connection.announce(manga, bytes, limits))
+    }
+
+    /// Closes a connection once what is queued has gone.
+    pub(crate) fn close(&mut self, conn: ConnRef, fault: Fault) {
+        if let Some(connection) = self.get(conn) {
+            connection.close(fault);
+        }
+    }
+
+    /// Closes every connection whose grant no longer stands; returns how many.
+    pub(crate) fn close_revoked(&mut self, is_revoked: impl Fn(GrantId) -> bool) -> usize {
+        let mut closed = 0;
+        for (_, connection) in &mut self.slots {
+            if is_revoked(connection.grant.id) {
+                connection.close(Fault::new(Code::Revoked, "This session was ended."));
+                closed += 1;
+            }
+        }
+        closed
+    }
+
+    /// Begins the end: nothing new comes in, and each connection closes once it is answered.
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+        for (_, connection) in &mut self.slots {
+            if connection.phase == Phase::Open {
+                connection.phase = Phase::Draining;
+                connection.wake();
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Whether it takes work; the error is the answer to whatever was submitted.
+    pub(crate) fn take(&mut self) -> Result<(), Fault> {
+        match &self.phase {
+            Phase::Open | Phase::Draining if self.unanswered >= self.window => {
+                Err(Fault::new(Code::RateLimited, "More is unanswered than the window allows."))
+            }
+            Phase::Open | Phase::Draining => {
+                self.unanswered += 1;
+                Ok(())
+            }
+            Phase::Closing(fault) => Err((**fault).clone()),
+            Phase::Closed => Err(Fault::new(Code::ShuttingDown, "The connection is closing.")),
+        }
+    }
+
+    /// Whether new work is refused because the server stops.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.phase == Phase::Draining
+    }
+
+    /// Taken and not yet answered.
+    pub(crate) fn unanswered(&self) -> u32 {
+        self.unanswered
+    }
+
+    /// Moves everything that waits into `out`; false when that was nothing.
+    pub(crate) fn drain_into(&mut self, out: &mut Vec<Outgoing>) -> bool {
+        let before = out.len();
+        for queued in self.queue.drain(..) {
+            out.push(match queued {
+                Queued::Event { bytes, .. } => Outgoing::Announcement(bytes),
+                Queued::Out(answer) => {
+                    self.unanswered = self.unanswered.saturating_sub(1);
+                    answer
+                }
+            });
+        }
+        (self.events, self.event_bytes) = (0, 0);
+        if self.phase == Phase::Draining && self.unanswered == 0 {
+            let fault = Fault::new(Code::ShuttingDown, "The server is stopping; connect again.");
+            self.phase = Phase::Closing(Box::new(fault));
+        }
+        if let Phase::Closing(_) = self.phase
+            && let Phase::Closing(fault) = std::mem::replace(&mut self.phase, Phase::Closed)
+        {
+            out.push(Outgoing::Close(fault));
+        }
+        out.len() > before
+    }
+
+    /// Whom to wake when something comes.
+    pub(crate) fn wait(&mut self, waker: &Waker) {
+        match &mut self.waker {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn close(&mut self, fault: Fault) {
+        if matches!(self.phase, Phase::Open | Phase::Draining) {
+            self.phase = Phase::Closing(Box::new(fault));
+            self.queue.retain(|queued| matches!(queued, Queued::Out(_)));
+            self.wake();
+        }
+    }
+
+    fn announce(&mut self, manga: MangaId, bytes: Bytes, limits: QueueLimits) -> bool {
+        if matches!(self.phase, Phase::Closing(_) | Phase::Closed) {
+            return true;
+        }
+        if self.is_full(bytes.len(), limits) {
+            self.coalesce(manga);
+            if self.is_full(bytes.len(), limits) {
+                self.close(Fault::new(Code::SlowConsumer, "Too slow a reader; connect again with the resume token."));
+                return false;
+            }
+        }
+        self.events += 1;
+        self.event_bytes += bytes.len();
+        self.queue.push_back(Queued::Event { manga, bytes });
+        self.wake();
+        true
+    }
+
+    fn is_full(&self, more_bytes: usize, limits: QueueLimits) -> bool {
+        self.events >= limits.events_max || self.event_bytes + more_bytes > limits.bytes_max
+    }
+
+    /// Leaves the newest announcement of each series, and none of `coming`.
+    fn coalesce(&mut self, coming: MangaId) {
+        let mut newer: FxHashSet<MangaId> = FxHashSet::default();
+        newer.insert(coming);
+        let mut kept = VecDeque::with_capacity(self.queue.len());
+        for queued in self.queue.drain(..).rev() {
+            match &queued {
+                Queued::Event { manga, bytes } if !newer.insert(*manga) => {
+                    self.events -= 1;
+                    self.event_bytes -= bytes.len();
+                }
+                _ => kept.push_front(queued),
+            }
+        }
+        self.queue = kept;
+    }
+}

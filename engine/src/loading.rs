@@ -1,0 +1,106 @@
+//! Loading users: one question to the store per user however many wait, and one answer for all of them. A failure is
+//! everybody's answer and leaves nothing behind, so the next request asks again.
+
+use hub::UserState;
+use proto::{Code, UserId};
+use storage::store::{LoadedUser, StoreError};
+
+use crate::core::Core;
+use crate::fault::Fault;
+use crate::message::Target;
+use crate::users::assemble;
+
+impl Core {
+    /// Asks the store for a user who has been entered as loading.
+    pub(crate) fn load(&mut self, user: UserId) {
+        let Some(shard) = self.shard.upgrade() else { return };
+        self.loads += 1;
+        // Taken before the question: what the store has by then need not be in the answer.
+        let recovered = self.users.recovered(user);
+        let question = self.shared.store.load_user(user);
+        runtime::spawn_essential("user load", async move {
+            let answer = question.await;
+            let mut core = shard.core.borrow_mut();
+            core.loads -= 1;
+            core.open_turn();
+            core.loaded(user, answer, recovered);
+        });
+    }
+
+    fn loaded(
+        &mut self,
+        user: UserId,
+        answer: Result<Option<LoadedUser>, StoreError>,
+        recovered: Option<hub::StoredUser>,
+    ) {
+        let fault = match answer {
+            Ok(Some(loaded)) => match self.assemble(loaded, recovered) {
+                Ok(state) => return self.fill(user, state),
+                Err(fault) => fault,
+            },
+            Ok(None) => Fault::new(Code::Unauthenticated, "This account does not exist any more."),
+            Err(error) => store_fault(error),
+        };
+        self.counters.load_failures += 1;
+        for waiting in self.users.fail(user) {
+            self.refuse_waiting(waiting, fault.clone());
+        }
+    }
+
+    fn assemble(&self, loaded: LoadedUser, recovered: Option<hub::StoredUser>) -> Result<UserState, Fault> {
+        let mut state = assemble(loaded.stored, recovered, self.shared.node);
+        for parked in &loaded.parked {
+            let record =
+                storage::record::decode_parts(parked.kind, parked.version, &parked.payload).map_err(|error| {
+                    tracing::error!(%error, parked = parked.id, "a parked record cannot be read");
+                    Fault::new(Code::Internal, "A stored record of this user cannot be read.")
+                })?;
+            state.replay(&record);
+        }
+        Ok(state)
+    }
+
+    fn fill(&mut self, user: UserId, state: UserState) {
+        self.counters.loads += 1;
+        // Above every position that this user had earlier in this boot: each announcement since took a version of this clock.
+        let position = self.clock.high_water().0.max(proto::Version::from_unix_ms(self.now.wall_ms).0);
+        let (slot, waiters) = self.users.fill(user, state, position);
+        for waiting in waiters {
+            // A caller that has gone is not worth the work; a connection may have left meanwhile.
+            if let Target::Local(sender) = &waiting.target
+                && sender.is_canceled()
+            {
+                continue;
+            }
+            self.execute(slot, waiting.work, waiting.target, waiting.framed);
+        }
+        self.users.evict();
+    }
+}
+
+/// What a store's refusal means to a caller.
+pub(crate) fn store_fault(error: StoreError) -> Fault {
+    match error {
+        StoreError::Busy => Fault::busy("The store is busy; try again in a moment."),
+        StoreError::Unavailable { retry_after, .. } => {
+            Fault::unavailable("The store is not available.", retry_after.as_millis() as u64)
+        }
+        StoreError::Taken { field } => Fault {
+            code: Code::AlreadyExists,
+            detail: format!("That {field} is taken.").into(),
+            extra: crate::fault::Extra::Fields(vec![crate::fault::FieldFault {
+                field: field.as_str().into(),
+                message: "is taken".to_owned(),
+            }]),
+        },
+        StoreError::NotFound { what } => Fault::not_found(format!("There is no such {what}.")),
+        StoreError::Refused { reason } => {
+            tracing::error!(reason, "the store refused data that had passed every check");
+            Fault::new(Code::Internal, "The store refused this.")
+        }
+        StoreError::Corrupt { reason } => {
+            tracing::error!(reason, "the store holds something that cannot be read");
+            Fault::new(Code::Internal, "The store holds something that this server cannot read.")
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Counting. A shard counts in plain numbers and adds them to the process's metrics once per tick: an update costs an
+//! increment of a field, not an atomic.
+
+use proto::Code;
+
+/// A shard's counts since the last tick.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) applied: u64,
+    pub(crate) already: u64,
+    pub(crate) announced: u64,
+    pub(crate) slow_consumers: u64,
+    pub(crate) busy_journal: u64,
+    pub(crate) busy_dirty: u64,
+    pub(crate) busy_mailbox: u64,
+    pub(crate) loads: u64,
+    pub(crate) load_failures: u64,
+    pub(crate) revoked_connections: u64,
+    refused: [u64; Code::ALL.len()],
+}
+
+impl Counters {
+    /// A request was refused.
+    pub(crate) fn refused(&mut self, code: Code) {
+        if let Some(count) = self.refused.get_mut((code as usize).wrapping_sub(1)) {
+            *count += 1;
+        }
+    }
+}
+
+/// The process's counters, looked up once per shard.
+pub(crate) struct Handles {
+    applied: metrics::Counter,
+    already: metrics::Counter,
+    announced: metrics::Counter,
+    slow_consumers: metrics::Counter,
+    busy_journal: metrics::Counter,
+    busy_dirty: metrics::Counter,
+    busy_mailbox: metrics::Counter,
+    loads: metrics::Counter,
+    load_failures: metrics::Counter,
+    revoked_connections: metrics::Counter,
+    refused: Vec<metrics::Counter>,
+    users: metrics::Gauge,
+    user_bytes: metrics::Gauge,
+    dirty_bytes: metrics::Gauge,
+    connections: metrics::Gauge,
+    gated: metrics::Gauge,
+    evictions: metrics::Counter,
+    evictions_seen: u64,
+}
+
+/// A shard's levels at a tick.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Levels {
+    pub(crate) users: crate::users::Figures,
+    pub(crate) connections: usize,
+    pub(crate) gated: usize,
+}
+
+impl Handles {
+    /// Registers a shard's counters.
+    pub(crate) fn new(shard: usize) -> Self {
+        let shard = shard.to_string();
+        let busy = |kind: &'static str, reason: &'static str| metrics::counter!("mangahub_refused_total", "kind" => kind, "reason" => reason);
+        Self {
+            applied: metrics::counter!("mangahub_updates_total", "outcome" => "applied"),
+            already: metrics::counter!("mangahub_updates_total", "outcome" => "already"),
+            announced: metrics::counter!("mangahub_announcements_total"),
+            slow_consumers: busy("connection", "slow_consumer"),
+            busy_journal: busy("update", "journal"),
+            busy_dirty: busy("update", "store_backlog"),
+            busy_mailbox: busy("update", "mailbox_full"),
+            loads: metrics::counter!("mangahub_user_loads_total", "outcome" => "loaded"),
+            load_failures: metrics::counter!("mangahub_user_loads_total", "outcome" => "failed"),
+            revoked_connections: metrics::counter!("mangahub_connections_revoked_total"),
+            refused: (Code::ALL.iter())
+                .map(|code| metrics::counter!("mangahub_refusals_total", "code" => code.as_str()))
+                .collect(),
+            users: metrics::gauge!("mangahub_users_in_memory", "shard" => shard.clone()),
+            user_bytes: metrics::gauge!("mangahub_user_bytes", "shard" => shard.clone()),
+            dirty_bytes: metrics::gauge!("mangahub_user_bytes_not_stored", "shard" => shard.clone()),
+            connections: metrics::gauge!("mangahub_live_connections", "shard" => shard.clone()),
+            gated: metrics::gauge!("mangahub_answers_waiting_for_the_disk", "shard" => shard),
+            evictions: metrics::counter!("mangahub_user_evictions_total"),
+            evictions_seen: 0,
+        }
+    }
+
+    /// Adds a tick's counts, and says where things stand.
+    pub(crate) fn publish(&mut self, counters: Counters, levels: Levels) {
+        self.applied.increment(counters.applied);
+        self.already.increment(counters.already);
+        self.announced.increment(counters.announced);
+        self.slow_consumers.increment(counters.slow_consumers);
+        self.busy_journal.increment(counters.busy_journal);
+        self.busy_dirty.increment(counters.busy_dirty);
+        self.busy_mailbox.increment(counters.busy_mailbox);
+        self.loads.increment(counters.loads);
+        self.load_failures.increment(counters.load_failures);
+        self.revoked_connections.increment(counters.revoked_connections);
+        for (handle, count) in self.refused.iter().zip(counters.refused) {
+            if count > 0 {
+                handle.increment(count);
+            }
+        }
+        self.users.set(levels.users.users as f64);
+        self.user_bytes.set(levels.users.bytes as f64);
+        self.dirty_bytes.set(levels.users.dirty_bytes as f64);
+        self.connections.set(levels.connections as f64);
+        self.gated.set(levels.gated as f64);
+        self.evictions.increment(levels.users.evictions - self.evictions_seen);
+        self.evictions_seen = levels.users.evictions;
+    }
+}

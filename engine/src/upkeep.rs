@@ -1,0 +1,187 @@
+//! Upkeep: one plain thread that looks at the store and the journal once a second, says what works, writes the checkpoint,
+//! and has old rows purged. Nothing that a request waits for happens here.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use proto::Version;
+use runtime::mailbox::MeshStats;
+use storage::checkpoint::Checkpoint;
+use storage::folder::DataFolder;
+use storage::journal::{Journal, JournalId, Stats};
+use storage::writer::WriterStats;
+
+use crate::Health;
+use crate::accounts::now_ms;
+use crate::shared::Shared;
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
+const PURGE_EVERY: Duration = Duration::from_secs(3_600);
+/// Tombstones are kept this long (DESIGN, records).
+const TOMBSTONES_KEPT_MS: u64 = 30 * 24 * 3_600_000;
+
+/// What administration and upkeep know of the journal and the writer. The lock is theirs alone: no shard takes it.
+pub(crate) struct Operations {
+    journal: Mutex<Option<Journal>>,
+    journal_id: JournalId,
+    writer: Arc<WriterStats>,
+    high_water: Version,
+}
+
+impl Operations {
+    pub(crate) fn new(journal: Journal, journal_id: JournalId, writer: Arc<WriterStats>, high_water: Version) -> Self {
+        Self { journal: Mutex::new(Some(journal)), journal_id, writer, high_water }
+    }
+
+    /// The journal's counters; none after it was closed.
+    pub(crate) fn journal_stats(&self) -> Option<Stats> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Journal::stats)
+    }
+
+    /// The writer's.
+    pub(crate) fn writer(&self) -> &WriterStats {
+        &self.writer
+    }
+
+    /// The last commit; false when one had failed.
+    pub(crate) fn close_journal(&self) -> bool {
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner).take();
+        journal.is_none_or(Journal::close)
+    }
+
+    /// Writes what a start needs to know when the store is away.
+    pub(crate) fn write_checkpoint(&self, folder: &DataFolder, shared: &Shared) {
+        let checkpoint = Checkpoint {
+            journal: self.journal_id,
+            store: shared.store.store_id(),
+            cursors: shared.cursors.snapshot(),
+            // Versions follow the wall clock, or run ahead of it by what recovery found.
+            version: self.high_water.max(Version::from_unix_ms(now_ms())),
+            revocations: shared.revocations.encode(),
+            catalogue: Vec::new(),
+        };
+        if let Err(error) = checkpoint.store(&folder.checkpoint()) {
+            tracing::warn!(%error, "the checkpoint could not be written; the last one stays");
+        }
+    }
+
+    fn look(&self, shared: &Shared) {
+        let ping = wait(shared.store.ping());
+        let reading = self.writer.read();
+        let journal = self.journal_stats().unwrap_or_default();
+        metrics::counter!("mangahub_journal_commits_total").absolute(journal.commits);
+        metrics::counter!("mangahub_journal_records_total").absolute(journal.records);
+        metrics::counter!("mangahub_journal_record_bytes_total").absolute(journal.record_bytes);
+        metrics::gauge!("mangahub_journal_segments").set(journal.segments as f64);
+        metrics::gauge!("mangahub_journal_last_write_us").set(journal.last_write_us as f64);
+        metrics::gauge!("mangahub_store_lag_records").set(reading.lag_records as f64);
+        metrics::gauge!("mangahub_store_lag_ms").set(reading.lag_ms as f64);
+        metrics::counter!("mangahub_store_rows_total").absolute(reading.rows);
+        metrics::counter!("mangahub_store_batches_total").absolute(reading.batches);
+        metrics::counter!("mangahub_parked_records_total").absolute(reading.parked);
+        metrics::counter!("mangahub_task_panics_total").absolute(runtime::task::panics_total());
+        let store = match (&ping, reading.failing_since_unix_ms) {
+            (Err(error), _) => format!("away: {error}"),
+            (Ok(()), Some(_)) => format!("not writing: {}", reading.last_error.as_deref().unwrap_or("unknown")),
+            (Ok(()), None) => "ok".to_owned(),
+        };
+        let words = match (journal.failed, journal.no_room) {
+            (true, _) => "failed",
+            (false, true) => "no room",
+            (false, false) => "ok",
+        };
+        let health = Health {
+            ready: !journal.failed,
+            degraded: store != "ok" || words != "ok",
+            dependencies: vec![("journal", words.to_owned()), ("store", store)],
+        };
+        shared.health.store(Arc::new(health));
+    }
+}
+
+/// The thread.
+pub(crate) struct Upkeep {
+    stop: mpsc::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Upkeep {
+    pub(crate) fn start(
+        operations: &Arc<Operations>,
+        shared: &Arc<Shared>,
+        folder: &Arc<DataFolder>,
+    ) -> io::Result<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let (operations, shared, folder) = (Arc::clone(operations), Arc::clone(shared), Arc::clone(folder));
+        let run = move || {
+            runtime::priority::yield_to_shards();
+            let (mut checkpoint_at, mut purge_at) = (Instant::now(), Instant::now() + PURGE_EVERY);
+            loop {
+                operations.look(&shared);
+                let now = Instant::now();
+                if now >= checkpoint_at {
+                    operations.write_checkpoint(&folder, &shared);
+                    checkpoint_at = now + CHECKPOINT_EVERY;
+                }
+                if now >= purge_at {
+                    purge(&shared);
+                    purge_at = now + PURGE_EVERY;
+                }
+                if stopped.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("upkeep".to_owned()).spawn(run)?;
+        Ok(Self { stop, thread })
+    }
+
+    pub(crate) fn stop(self) {
+        let _ = self.stop.send(());
+        if self.thread.join().is_err() {
+            tracing::error!("the upkeep thread had a defect; the last checkpoint may be old");
+        }
+    }
+}
+
+fn purge(shared: &Shared) {
+    let now_ms = now_ms();
+    match wait(shared.store.purge(now_ms, now_ms.saturating_sub(TOMBSTONES_KEPT_MS))) {
+        Ok(purged) => tracing::info!(?purged, "old rows were purged"),
+        Err(error) => tracing::warn!(%error, "old rows were not purged; tried again in an hour"),
+    }
+}
+
+/// Tells the metrics which lanes there are; their counts are read when somebody asks.
+pub(crate) fn describe_mesh(stats: MeshStats) {
+    let shards = stats.lanes().len();
+    tracing::debug!(lanes = shards, "mailboxes between shards");
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Blocks this thread until a future is ready. For threads that are not shards.
+pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(answer) => return answer,
+            Poll::Pending => thread::park(),
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! The users that a shard owns and has in memory. A user is loaded whole, once however many wait; stays while a connection
+//! is attached or while the store lacks some of its changes; and goes, least recently used first, when the memory for users
+//! is full. It never decides what a change is: that is `hub`'s.
+
+use std::collections::VecDeque;
+
+use hub::UserState;
+use proto::{MangaId, NodeId, UserId};
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use storage::journal::{Cursors, Durable, Lsn, Ticket};
+use storage::lane::{Lane, lane_of};
+
+use crate::limits::Bucket;
+use crate::message::{ConnRef, Target, Work};
+
+/// No neighbour in the list.
+const NONE: u32 = u32::MAX;
+
+/// Users looked at per eviction before giving up for now: those at the old end may all be waiting for the store.
+const EVICTION_SCAN: usize = 64;
+
+/// Users found waiting for the store before `settle` leaves the rest to the next time.
+const SETTLE_SCAN: usize = 256;
+
+/// Watermarks remembered to tell which position a ticket reached; past it every other one goes.
+const MARKS_MAX: usize = 4_096;
+
+/// Fixed memory of a user beside the state's own heap.
+const USER_BYTES: usize = size_of::<Slot>() + 48;
+
+/// Work that waits for its user.
+pub(crate) struct Waiting {
+    pub(crate) work: Work,
+    pub(crate) target: Target,
+    pub(crate) framed: bool,
+}
+
+/// A user in memory.
+pub(crate) struct Resident {
+    pub(crate) state: UserState,
+    pub(crate) lane: Lane,
+    /// The hand-over of the last change; what is computed from `state` leaves when it is durable.
+    pub(crate) ticket: Ticket,
+    /// Where the user's stream of announcements stands.
+    pub(crate) position: u64,
+    /// The series of the last announcements, oldest first, the last one at `position`. `None` until somebody listened.
+    pub(crate) ring: Option<VecDeque<MangaId>>,
+    pub(crate) connections: Vec<ConnRef>,
+    pub(crate) frames: Bucket,
+    bytes: usize,
+    dirty: bool,
+    newer: u32,
+    older: u32,
+    listed: bool,
+}
+
+enum Slot {
+    Loading(Vec<Waiting>),
+    Resident(Box<Resident>),
+}
+
+/// What the journal had for a user that the store did not have yet when the server started.
+struct Recovered {
+    state: UserState,
+    lsn: Lsn,
+}
+
+/// What looking up a user gives.
+pub(crate) enum Found {
+    /// In memory, at this place.
+    Resident(u32),
+    /// On its way, at this place.
+    Loading(u32),
+    /// Neither.
+    Absent,
+}
+
+/// The table.
+pub(crate) struct Users {
+    by_id: FxHashMap<UserId, u32>,
+    slots: Slab<(UserId, Slot)>,
+    recovered: FxHashMap<UserId, Recovered>,
+    newest: u32,
+    oldest: u32,
+    bytes: usize,
+    bytes_max: usize,
+    dirty: VecDeque<u32>,
+    dirty_bytes: usize,
+    dirty_bytes_max: usize,
+    marks: VecDeque<Durable>,
+    evictions: u64,
+}
+
+impl Users {
+    pub(crate) fn new(bytes_max: usize, dirty_bytes_max: usize) -> Self {
+        Self {
+            by_id: FxHashMap::default(),
+            slots: Slab::new(),
+            recovered: FxHashMap::default(),
+            newest: NONE,
+            oldest: NONE,
+            bytes: 0,
+            bytes_max,
+            dirty: VecDeque::new(),
+            dirty_bytes: 0,
+            dirty_bytes_max,
+            marks: VecDeque::new(),
+            evictions: 0,
+        }
+    }
+
+    /// Takes in what the journal had for a user, at boot.
+    pub(crate) fn recover(&mut self, state: UserState, lsn: Lsn) {
+        self.recovered.insert(state.user(), Recovered { state, lsn });
+    }
+
+    /// Looks a user up.
+    pub(crate) fn find(&self, user: UserId) -> Found {
+        match self.by_id.get(&user) {
+            None => Found::Absent,
+            Some(slot) => match &self.slots[*slot as usize].1 {
+                Slot::Resident(_) => Found::Resident(*slot),
+                Slot::Loading(_) => Found::Loading(*slot),
+            },
+        }
+    }
+
+    /// A user in memory. The slot of a user with a connection or with changes that the store lacks stays valid.
+    pub(crate) fn get(&mut self, slot: u32) -> &mut Resident {
+        match &mut self.slots[slot as usize].1 {
+            Slot::Resident(resident) => resident,
+            Slot::Loading(_) => unreachable!("only resident users are handed out by slot"),
+        }
+    }
+
+    /// The resident at a slot that may have been given to somebody else meanwhile.
+    pub(crate) fn get_checked(&mut self, slot: u32, user: UserId) -> Option<&mut Resident> {
+        match self.slots.get_mut(slot as usize)? {
+            (id, Slot::Resident(resident)) if *id == user => Some(resident),
+            _ => None,
+        }
+    }
+
+    /// Begins loading a user.
+    pub(crate) fn begin(&mut self, user: UserId, first: Waiting) {
+        let slot = self.slots.insert((user, Slot::Loading(vec![first]))) as u32;
+        self.by_id.insert(user, slot);
+    }
+
+    /// Adds to those who wait for a user; hands the work back when there are too many.
+    pub(crate) fn wait(&mut self, slot: u32, waiting: Waiting, waiters_max: usize) -> Result<(), Waiting> {
+        match &mut self.slots[slot as usize].1 {
+            Slot::Loading(waiters) if waiters.len() < waiters_max => {
+                waiters.push(waiting);
+                Ok(())
+            }
+            _ => Err(waiting),
+        }
+    }
+
+    /// A load failed: whoever waited is handed back.
+    pub(crate) fn fail(&mut self, user: UserId) -> Vec<Waiting> {
+        let Some(slot) = self.by_id.remove(&user) else { return Vec::new() };
+        match self.slots.remove(slot as usize).1 {
+            Slot::Loading(waiters) => waiters,
+            Slot::Resident(_) => unreachable!("a user is loaded once"),
+        }
+    }
+
+    /// A load succeeded: the user is in memory, most recently used; whoever waited is handed back. `position` is where the
+    /// user's stream begins: above every earlier one of this boot.
+    pub(crate) fn fill(&mut self, user: UserId, state: UserState, position: u64) -> (u32, Vec<Waiting>) {
+        let slot = *self.by_id.get(&user).expect("a user that was loaded had been entered as loading");
+        let bytes = USER_BYTES + state.heap_bytes();
+        let resident = Resident {
+            state,
+            lane: lane_of(user),
+            ticket: Ticket::default(),
+            position,
+            ring: None,
+            connections: Vec::new(),
+            frames: Bucket::default(),
+            bytes,
+            dirty: false,
+            newer: NONE,
+            older: NONE,
+            listed: false,
+        };
+        let before = std::mem::replace(&mut self.slots[slot as usize].1, Slot::Resident(Box::new(resident)));
+        self.bytes += bytes;
+        self.list(slot);
+        let Slot::Loading(waiters) = before else { unreachable!("a user is loaded once") };
+        (slot, waiters)
+    }
+
+    /// What the journal had for a user and the store may still lack: to be merged into what is loaded now.
+    pub(crate) fn recovered(&self, user: UserId) -> Option<hub::StoredUser> {
+        self.recovered.get(&user).map(|recovered| recovered.state.to_rows())
+    }
+
+    /// The user was used just now.
+    pub(crate) fn touch(&mut self, slot: u32) {
+        if self.newest != slot && self.get(slot).listed {
+            self.unlist(slot);
+            self.list(slot);
+        }
+    }
+
+    /// A connection of this user was attached: the user stays.
+    pub(crate) fn pin(&mut self, slot: u32, conn: ConnRef) {
+        self.unlist(slot);
+        self.get(slot).connections.push(conn);
+    }
+
+    /// A connection has gone; with the last one the user may go. One that still waits for its user to be loaded waits no more.
+    pub(crate) fn unpin(&mut self, user: UserId, conn: ConnRef) {
+        let Some(slot) = self.by_id.get(&user).copied() else { return };
+        match &mut self.slots[slot as usize].1 {
+            Slot::Loading(waiters) => {
+                waiters.retain(|waiting| !matches!(&waiting.work, Work::Attach { conn: known, .. } if *known == conn));
+            }
+            Slot::Resident(resident) => {
+                resident.connections.retain(|known| *known != conn);
+                if resident.connections.is_empty() {
+                    self.list(slot);
+                }
+            }
+        }
+    }
+
+    /// The user's state changed under this ticket.
+    pub(crate) fn changed(&mut self, slot: u32, ticket: Ticket) {
+        let Slot::Resident(resident) = &mut self.slots[slot as usize].1 else {
+            unreachable!("only resident users change")
+        };
+        resident.ticket = ticket;
+        let bytes = USER_BYTES + resident.state.heap_bytes();
+        if bytes != resident.bytes {
+            self.bytes = self.bytes + bytes - resident.bytes;
+            if resident.dirty {
+                self.dirty_bytes = self.dirty_bytes + bytes - resident.bytes;
+            }
+            resident.bytes = bytes;
+        }
+        if !resident.dirty {
+            resident.dirty = true;
+            self.dirty_bytes += bytes;
+            self.dirty.push_back(slot);
+        }
+    }
+
+    /// Whether the store lacks as much as it may.
+    pub(crate) fn is_dirty_full(&self) -> bool {
+        self.dirty_bytes >= self.dirty_bytes_max
+    }
+
+    /// The watermark moved: remembered, to tell later whether the store has what a ticket covered.
+    pub(crate) fn mark(&mut self, durable: Durable) {
+        if self.marks.back().is_some_and(|last| last.lsn == durable.lsn) {
+            if let Some(last) = self.marks.back_mut() {
+                *last = durable;
+            }
+            return;
+        }
+        if self.marks.len() >= MARKS_MAX {
+            // Coarser is safe: a ticket is then compared with a later position than it needs.
+            let mut keep = true;
+            self.marks.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+        self.marks.push_back(durable);
+    }
+
+    /// Unpins the users whose changes the store has by now.
+    pub(crate) fn settle(&mut self, cursors: &Cursors) {
+        // Busy users come round again: they must not hold up those behind them.
+        let mut not_yet = 0;
+        for _ in 0..self.dirty.len() {
+            let Some(slot) = self.dirty.pop_front() else { break };
+            let resident = self.get(slot);
+            let (ticket, lane, bytes) = (resident.ticket, resident.lane, resident.bytes);
+            if self.is_stored(ticket, lane, cursors) {
+                self.get(slot).dirty = false;
+                self.dirty_bytes -= bytes;
+                continue;
+            }
+            self.dirty.push_back(slot);
+            not_yet += 1;
+            if not_yet >= SETTLE_SCAN {
+                break;
+            }
+        }
+        if !self.recovered.is_empty() {
+            self.recovered.retain(|user, recovered| cursors.get(lane_of(*user)) < recovered.lsn);
+        }
+        let lowest = cursors.snapshot().lowest();
+        while self.marks.len() > 1 && self.marks[1].lsn <= lowest {
+            self.marks.pop_front();
+        }
+    }
+
+    /// Makes room, if there is too little.
+    pub(crate) fn evict(&mut self) {
+        let mut scanned = 0;
+        while self.bytes > self.bytes_max && self.oldest != NONE && scanned < EVICTION_SCAN {
+            scanned += 1;
+            let slot = self.oldest;
+            self.unlist(slot);
+            if self.get(slot).dirty {
+                self.list(slot);
+                continue;
+            }
+            let (user, gone) = self.slots.remove(slot as usize);
+            self.by_id.remove(&user);
+            if let Slot::Resident(resident) = gone {
+                self.bytes -= resident.bytes;
+            }
+            self.evictions += 1;
+            scanned = 0;
+        }
+    }
+
+    /// Users in memory, their bytes, bytes that the store lacks, and evictions so far.
+    pub(crate) fn figures(&self) -> Figures {
+        Figures {
+            users: self.by_id.len(),
+            bytes: self.bytes,
+            dirty_bytes: self.dirty_bytes,
+            evictions: self.evictions,
+            recovered: self.recovered.len(),
+        }
+    }
+
+    /// Whether the store has everything of a lane that was handed over up to `ticket`.
+    fn is_stored(&self, ticket: Ticket, lane: Lane, cursors: &Cursors) -> bool {
+        let at = self.marks.partition_point(|mark| mark.ticket < ticket);
+        self.marks.get(at).is_some_and(|mark| cursors.get(lane) >= mark.lsn)
+    }
+
+    fn list(&mut self, slot: u32) {
+        let newest = self.newest;
+        let resident = self.get(slot);
+        if resident.listed {
+            return;
+        }
+        (resident.listed, resident.newer, resident.older) = (true, NONE, newest);
+        match newest {
+            NONE => self.oldest = slot,
+            neighbour => self.get(neighbour).newer = slot,
+        }
+        self.newest = slot;
+    }
+
+    fn unlist(&mut self, slot: u32) {
+        let resident = self.get(slot);
+        if !resident.listed {
+            return;
+        }
+        resident.listed = false;
+        let (newer, older) = (resident.newer, resident.older);
+        match newer {
+            NONE => self.newest = older,
+            neighbour => self.get(neighbour).older = older,
+        }
+        match older {
+            NONE => self.oldest = newer,
+            neighbour => self.get(neighbour).newer = newer,
+        }
+    }
+}
+
+/// What the table holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Figures {
+    pub(crate) users: usize,
+    pub(crate) bytes: usize,
+    pub(crate) dirty_bytes: usize,
+    pub(crate) evictions: u64,
+    pub(crate) recovered: usize,
+}
+
+/// A user's state from what the store has and what the journal had at boot.
+pub(crate) fn assemble(mut stored: hub::StoredUser, recovered: Option<hub::StoredUser>, node: NodeId) -> UserState {
+    if let Some(recovered) = recovered {
+        stored.preferences = stored.preferences.max(recovered.preferences);
+        stored.progress.extend(recovered.progress);
+        stored.library.extend(recovered.library);
+        stored.devices.extend(recovered.devices);
+        stored.history.extend(recovered.history);
+    }
+    UserState::from_rows(stored, node)
+}
