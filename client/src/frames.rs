@@ -92,6 +92,8 @@ pub struct Connection<T> {
     last_seq: u64,
     window: usize,
     unanswered: VecDeque<(u64, T)>,
+    /// Gets and CatchUps without their last answer: they count against the window too.
+    asked: Vec<u64>,
     resume: ResumeToken,
     /// Between asking what was missed and hearing that this was all.
     catching_up: bool,
@@ -111,6 +113,7 @@ impl<T> Connection<T> {
             last_seq: 1,
             window: 0,
             unanswered: VecDeque::new(),
+            asked: if hello.wants & wants::CATCH_UP != 0 { vec![1] } else { Vec::new() },
             resume: hello.resume,
             catching_up: hello.wants & wants::CATCH_UP != 0,
             announced: 0,
@@ -140,9 +143,9 @@ impl<T> Connection<T> {
         self.receiver.filled(bytes);
     }
 
-    /// How many updates may be sent now. 0 before Welcome.
+    /// How many updates may be sent now: what the window leaves beside unanswered updates and questions. 0 before Welcome.
     pub fn credit(&self) -> usize {
-        self.window.saturating_sub(self.unanswered.len())
+        self.window.saturating_sub(self.unanswered.len() + self.asked.len())
     }
 
     /// Updates without an answer, oldest first: what to send again on another connection, with the same device sequences.
@@ -168,7 +171,7 @@ impl<T> Connection<T> {
 
     /// Asks for the state of one series, or of all.
     pub fn get(&mut self, manga: Option<MangaId>) -> u64 {
-        let seq = self.next_seq();
+        let seq = self.ask();
         Get { manga }.encode(seq, &mut self.out);
         seq
     }
@@ -177,7 +180,7 @@ impl<T> Connection<T> {
     pub fn catch_up(&mut self, since: ResumeToken) -> u64 {
         self.catching_up = true;
         self.resume = since;
-        let seq = self.next_seq();
+        let seq = self.ask();
         CatchUp { since }.encode(seq, &mut self.out);
         seq
     }
@@ -245,6 +248,7 @@ impl<T> Connection<T> {
                 if let Ok(at) = self.unanswered.binary_search_by_key(&reject.seq, |(seq, _)| *seq) {
                     answered.extend(self.unanswered.remove(at).map(|(_, tag)| tag));
                 }
+                self.asked.retain(|asked| *asked != reject.seq);
                 Event::Reject(reject)
             }
             ServerFrame::Welcome(welcome) => {
@@ -254,9 +258,15 @@ impl<T> Connection<T> {
                 }
                 Event::Welcome(welcome)
             }
-            ServerFrame::State(state) => Event::State { seq, state },
+            ServerFrame::State(state) => {
+                if state.last {
+                    self.asked.retain(|asked| *asked != seq);
+                }
+                Event::State { seq, state }
+            }
             ServerFrame::CaughtUp(caught_up) => {
                 self.catching_up = false;
+                self.asked.retain(|asked| *asked != seq);
                 self.resume = caught_up.resume.at(caught_up.resume.position().max(self.announced));
                 Event::CaughtUp { seq, caught_up }
             }
@@ -269,6 +279,12 @@ impl<T> Connection<T> {
             }
             ServerFrame::Ignored => Event::Handled,
         }))
+    }
+
+    fn ask(&mut self) -> u64 {
+        let seq = self.next_seq();
+        self.asked.push(seq);
+        seq
     }
 
     fn next_seq(&mut self) -> u64 {
