@@ -218,7 +218,7 @@ pub(crate) struct HistoryRow<'a> {
     date: String,
     first_chapter: Chapter,
     last_chapter: Chapter,
-    chapters_read: Chapter,
+    chapters_read: u32,
     updates: u32,
     jump: bool,
 }
