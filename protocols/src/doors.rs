@@ -93,7 +93,12 @@ async fn accept(shard: Rc<Shard>, door: Door, mut listener: TcpListener) {
         match accepted {
             None => break,
             Some(Ok((stream, peer))) => welcome(&shard, door, stream, peer, &turned_away),
-            Some(Err(problem)) => tracing::warn!(door = door.as_str(), %problem, "accepting failed"),
+            Some(Err(problem)) => {
+                // A door that takes nobody in while the others do is invisible loss: the whole server goes.
+                tracing::error!(door = door.as_str(), %problem, "the listener is broken; the server stops");
+                shard.context.shutdown.drain();
+                break;
+            }
         }
     }
     for (stream, peer) in listener.close() {

@@ -74,6 +74,10 @@ impl Shard {
         });
         let key = self.watched.borrow_mut().insert(Rc::clone(&watch));
         gauge(door).increment(1.0);
+        if self.is_draining() {
+            // It comes after everybody was told.
+            watch.nudge.raise();
+        }
         Watched { shard: Rc::clone(self), key, watch }
     }
 
@@ -153,11 +157,6 @@ impl Watch {
         self.hear_by_ms.set(0);
     }
 
-    /// Its greeting is still awaited: at a drain there is nothing to finish.
-    pub(crate) fn greeting(&self, yes: bool) {
-        self.greeting.set(yes);
-    }
-
     /// When late, it is nudged first and closed only if that does not help.
     pub(crate) fn polite(&self) {
         self.polite.set(true);
@@ -223,6 +222,14 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
+    /// Whether its greeting is still awaited: at a drain there is nothing to finish then, and it hears no more.
+    pub(crate) fn greeting(&self, yes: bool) {
+        self.watch.greeting.set(yes);
+        if yes && self.shard.is_draining() {
+            self.watch.closer.close_read();
+        }
+    }
+
     /// The watch, to keep elsewhere.
     pub(crate) fn watch(&self) -> Rc<Watch> {
         Rc::clone(&self.watch)

@@ -102,6 +102,7 @@ pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, p
     let Ok(stream) = stream.into_poll() else { return };
     let watched = shard.watch(Door::Http, stream.closer());
     watched.expect(&shard, shard.plan.config.limits.greeting_timeout_ms, Refusal::GreetingTimeout);
+    watched.greeting(true);
     let peer = peer.ip().to_canonical();
     let from_proxy = shard.plan.config.trusted_proxies.contains(&peer);
     let id = CONNECTIONS.replace(CONNECTIONS.get() + 1);
@@ -117,8 +118,11 @@ pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, p
         between: Cell::new(false),
         id,
     });
-    if let Some(stream) = open(&visit, stream).await {
-        drive(&visit, stream).await;
+    if let Some(mut stream) = open(&visit, stream).await {
+        let differs = |bytes: &[u8]| bytes != &PREFACE[..bytes.len()];
+        let http2 = stream.peek(PREFACE.len(), differs).await.is_ok_and(|first| first == PREFACE);
+        watched.greeting(false);
+        drive(&visit, stream, http2).await;
     }
     drop((watched, pass));
 }
@@ -149,10 +153,7 @@ async fn open(visit: &Visit, stream: PollStream) -> Option<Stream> {
     }
 }
 
-async fn drive(visit: &Rc<Visit>, mut stream: Stream) {
-    let differs = |bytes: &[u8]| bytes != &PREFACE[..bytes.len()];
-    let Ok(first) = stream.peek(PREFACE.len(), differs).await else { return };
-    let http2 = first == PREFACE;
+async fn drive(visit: &Rc<Visit>, stream: Stream, http2: bool) {
     let limits = &visit.shard.plan.config.limits;
     let header_bytes_max = limits.http_header_bytes_max;
     let io = TokioIo::new(Io { stream, visit: Rc::clone(visit), write_ms: limits.write_timeout_ms });
