@@ -34,7 +34,7 @@ fn an_account_signs_up_in_and_out() {
     let get = |path: &str| request(http, "GET", path, &[("Authorization", &bearer)], None);
     assert_eq!(get("/api/me/sessions").json()["total"], 1);
     // A used refresh token ends the whole family.
-    post("/auth/refresh", json!({"refresh_token": tokens["refresh_token"]})).problem(401, "unauthenticated");
+    post("/auth/refresh", json!({"refresh_token": tokens["refresh_token"]})).problem(401, "revoked");
     get("/api/me/sessions").problem(401, "revoked");
     assert_eq!(post("/auth/revoke", json!({"refresh_token": "unknown"})).status, 200);
 }

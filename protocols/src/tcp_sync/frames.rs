@@ -116,7 +116,8 @@ impl Frames {
 impl Wire for Frames {
     fn take(&self, link: &Link<Self>, bytes: &[u8]) -> (usize, Next) {
         let mut used = 0;
-        loop {
+        // Also because an empty buffer lies nowhere in particular, so not at a multiple of 16 either.
+        while used < bytes.len() {
             match split_frame(&bytes[used..], &self.caps) {
                 Ok(Some(frame)) => {
                     used += frame.consumed();
@@ -131,6 +132,7 @@ impl Wire for Frames {
                 }
             }
         }
+        (used, Next::Read)
     }
 
     fn encode(&self, _: &Link<Self>, batch: &mut Vec<Outgoing>, out: &mut Vec<u8>) -> Option<Fault> {

@@ -114,6 +114,11 @@ impl<W: Wire> Link<W> {
         self.watch.nudge.raise();
     }
 
+    /// What comes now is not answered any more, and its sender will try again elsewhere.
+    fn is_deaf(&self) -> bool {
+        self.is_ending() || self.shard.is_draining()
+    }
+
     fn is_ending(&self) -> bool {
         self.ending.borrow().is_some()
     }
@@ -143,14 +148,14 @@ impl<W: Wire> Link<W> {
     async fn listen<I: Input>(&self, mut input: I, mut buffer: AlignedBuf) {
         let mut pace = Pace::new(self.shard.now_ms());
         loop {
-            if self.is_ending() || self.shard.is_draining() {
-                // Deaf from here on: what comes now is not answered, and its sender will try again elsewhere.
-                buffer.clear();
-            } else {
+            if !self.is_deaf() {
                 match self.submit(&mut buffer).await {
                     Next::End(ending) => self.end(ending),
                     Next::Read | Next::Wait => {}
                 }
+            }
+            if self.is_deaf() {
+                buffer.clear();
             }
             runtime::budget::spend().await;
             match self.refill(&mut input, buffer, &mut pace).await {
@@ -172,7 +177,7 @@ impl<W: Wire> Link<W> {
                 buffer.consume(used);
             }
             match next {
-                Next::Wait if !self.is_ending() && !self.shard.is_draining() => self.answered.raised().await,
+                Next::Wait if !self.is_deaf() => self.answered.raised().await,
                 next => return next,
             }
         }
@@ -189,7 +194,7 @@ impl<W: Wire> Link<W> {
             input.readable().await?;
         }
         let room = if pace.much { READ_BYTES_LARGE } else { READ_BYTES_SMALL };
-        let needed = self.wire.needs(buffer.as_slice()).max(room);
+        let needed = self.wire.needs(buffer.as_slice()).max(room).max(buffer.len() + 1);
         if buffer.is_empty() && buffer.capacity() > 2 * needed {
             buffer = AlignedBuf::new(buffer.align());
         }
