@@ -67,6 +67,7 @@ fn update(at: u64, users: u64) -> Record {
     })
 }
 
+#[allow(clippy::print_stdout, reason = "its output is the result")]
 fn measure(folder: &std::path::Path, users: u64) {
     let folder = tempfile::tempdir_in(folder).expect("a folder");
     let store = SqliteStore::open(&SqliteConfig::new(folder.path().join("store.db")), 1).expect("a store");
@@ -108,7 +109,6 @@ fn measure(folder: &std::path::Path, users: u64) {
     );
 }
 
-#[allow(clippy::print_stdout, reason = "its output is the result")]
 fn main() {
     let folder = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_else(|| ".".into());
     for users in [1_000, 10_000, 100_000] {

@@ -6,12 +6,24 @@ use std::path::Path;
 use std::task::{Context, Waker};
 
 use rusqlite::Connection;
+use storage::journal::{JournalId, LaneCursors, Lsn};
+use storage::lane::Lane;
 use storage::migrations::{Migrated, Migration, MigrationError, SQLITE, run_sqlite};
 use storage::store::sqlite::OpenError;
-use storage::store::{SeedUser, SqliteConfig, SqliteStore, Store, StoreError};
+use storage::store::{Batch, Rows, SeedUser, SqliteConfig, SqliteStore, Store, StoreError};
 
 fn open(path: &Path) -> Result<SqliteStore, OpenError> {
     SqliteStore::open(&SqliteConfig::new(path), 1_000)
+}
+
+/// Polls until there is an answer; the store's own threads do the work.
+fn block_on<T>(mut answer: storage::store::Answer<T>) -> Result<T, StoreError> {
+    loop {
+        if let std::task::Poll::Ready(answered) = answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return answered;
+        }
+        std::thread::yield_now();
+    }
 }
 
 fn schema(path: &Path) -> Vec<String> {
@@ -139,6 +151,30 @@ fn a_full_queue_is_busy_at_once_and_loses_nothing() {
     for mut answer in waiting {
         let answered = answer.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(answered, std::task::Poll::Ready(Ok(0))), "{answered:?}");
+    }
+}
+
+/// What kill -9 leaves: the files as they are at some moment, with nobody having closed them.
+#[test]
+fn what_was_answered_is_in_the_files_before_anybody_closes_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = open(&path).unwrap();
+    let killed = tempfile::tempdir().unwrap();
+    for lsn in [1, 700, 90_000] {
+        let cursors = Lane::all().map(|lane| (lane, Lsn(lsn))).collect();
+        let rows = Rows::default().into();
+        let batch = Batch { journal: JournalId([3; 16]), rows, parked: Vec::new(), cursors, now_unix_ms: 1 };
+        let answer = store.apply(batch);
+        // Reading waits for nothing but the answer: the snapshot is at least as new.
+        assert!(block_on(answer).is_ok());
+        for name in ["store.db", "store.db-wal"] {
+            std::fs::copy(folder.path().join(name), killed.path().join(name)).unwrap();
+        }
+        let _ = std::fs::remove_file(killed.path().join("store.db-shm"));
+        let after = open(&killed.path().join("store.db")).unwrap();
+        assert_eq!(after.store_id(), store.store_id());
+        assert_eq!(block_on(after.cursors(JournalId([3; 16]))), Ok(LaneCursors::all_at(Lsn(lsn))));
     }
 }
 

@@ -123,7 +123,7 @@ pub trait Store: Send + Sync + 'static {
     fn revocations(&self, since_unix_ms: u64, now_unix_ms: u64) -> Answer<Vec<Revocation>>;
 
     /// Removes what nothing can name any more: expired tokens, ended sessions, old revocations, and tombstones whose change
-    /// is older than `tombstones_before_unix_ms`.
+    /// is older than `tombstones_before_unix_ms`. Some thousand rows at a time; call again until nothing was removed.
     fn purge(&self, now_unix_ms: u64, tombstones_before_unix_ms: u64) -> Answer<Purged>;
 
     /// Makes many users in one transaction, for load runs. Those that exist are left alone; answers how many were new.

@@ -6,8 +6,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use hub::record::Record;
+use proto::{UserId, Version};
 use storage::journal::{
-    self, CommitFeed, Cursors, Journal, JournalConfig, JournalId, LaneCursors, Lsn, ShardJournal, Started,
+    self, CommitFeed, Cursors, Journal, JournalConfig, JournalId, Journalled, LaneCursors, Lsn, ShardJournal, Started,
 };
 use storage::lane::{Lane, lane_of};
 use storage::store::{Batch, NewParked, Rows, SharedStore, StoreError};
@@ -51,7 +52,7 @@ impl Running {
     }
 
     /// Journals a record; durable when this returns.
-    fn write(&mut self, record: &Record) -> Lsn {
+    fn write(&mut self, record: &impl Journalled) -> Lsn {
         eventually("the journal takes a record", || self.shard.admit(1_024).is_ok());
         let ticket = self.shard.append(record);
         self.shard.flush();
@@ -80,26 +81,58 @@ pub(crate) fn a_refused_record_is_parked_and_the_rest_stored(backend: impl Backe
     assert_eq!(wait(store.cursors(running.id)), Ok(LaneCursors::all_at(last)));
 }
 
+/// A record of a kind that this version does not know.
+struct FromTheFuture(UserId);
+
+impl Journalled for FromTheFuture {
+    fn lane(&self) -> Lane {
+        lane_of(self.0)
+    }
+
+    fn kind(&self) -> u8 {
+        200
+    }
+
+    fn layout_version(&self) -> u8 {
+        3
+    }
+
+    fn version(&self) -> Version {
+        Version(2)
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[1, 2, 3]);
+    }
+}
+
 pub(crate) fn an_unreadable_record_is_parked(backend: impl Backend) {
     let store = backend.store();
     let user = add_user(&store, 1);
-    let odd = NewParked {
-        lane: lane_of(user),
-        lsn: Lsn(9),
+    let folder = tempfile::tempdir().unwrap();
+    let mut running = Running::start(&folder, &store);
+    running.write(&Record::Progress(progress(user, 1, 1, 100, 1)));
+    let odd = running.write(&FromTheFuture(user));
+    let last = running.write(&Record::Progress(progress(user, 2, 3, 100, 1)));
+    let writer = running.writer(&store);
+    assert!(writer.wait_for(last, PATIENCE));
+    let [parked] = &wait(store.parked(10)).unwrap()[..] else { panic!("one is parked") };
+    assert_eq!((parked.kind, parked.version, parked.lsn), (200, 3, odd));
+    assert_eq!(parked.payload, [1, 2, 3]);
+    assert!(parked.record().is_err());
+    assert_eq!((wait(store.check()).unwrap().parked, writer.stats().read().parked), (1, 1));
+    assert_eq!(wait(store.load_user(user)).unwrap().unwrap().stored.progress.len(), 2);
+    let again = NewParked {
+        lane: parked.lane,
+        lsn: parked.lsn,
         user: None,
         kind: 200,
         version: 3,
-        payload: vec![1, 2, 3],
-        error: "unknown kind".into(),
+        payload: vec![],
+        error: String::new(),
     };
-    let parking = Batch { parked: vec![odd.clone()], ..batch([], 9) };
-    wait(store.apply(parking.clone())).unwrap();
-    wait(store.apply(parking)).unwrap();
-    let parked = wait(store.parked(10)).unwrap();
-    assert_eq!(parked.len(), 1, "parking again is nothing");
-    assert_eq!((parked[0].kind, parked[0].version, &parked[0].payload), (odd.kind, odd.version, &odd.payload));
-    assert!(parked[0].record().is_err());
-    assert_eq!(wait(store.check()).unwrap().parked, 1);
+    wait(store.apply(Batch { journal: running.id, parked: vec![again], ..batch([], 9) })).unwrap();
+    assert_eq!(wait(store.parked(10)).unwrap().len(), 1, "parking it again is nothing");
 }
 
 pub(crate) fn a_parked_record_can_be_retried_or_discarded(backend: impl Backend) {
@@ -109,8 +142,8 @@ pub(crate) fn a_parked_record_can_be_retried_or_discarded(backend: impl Backend)
     let park = |at: u64, manga| {
         let record = Record::Progress(progress(user, manga, at, 100, 1));
         let mut payload = Vec::new();
-        journal::Journalled::encode(&record, &mut payload);
-        let (kind, version) = (journal::Journalled::kind(&record), journal::Journalled::layout_version(&record));
+        Journalled::encode(&record, &mut payload);
+        let (kind, version) = (Journalled::kind(&record), record.layout_version());
         NewParked { lane: lane_of(user), lsn: Lsn(at), user: Some(user), kind, version, payload, error: "x".into() }
     };
     wait(store.apply(Batch { parked: vec![park(1, 13), park(2, 14)], ..batch([], 2) })).unwrap();

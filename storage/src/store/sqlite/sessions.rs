@@ -235,29 +235,29 @@ pub(super) fn revocations(
     read().map_err(refusal)
 }
 
+/// Rows that one purge removes per table: a transaction that account writes wait for.
+const PURGE_ROWS_MAX: u64 = 2_000;
+
 /// Removes what nothing can name any more. A session ends by itself when its last token has expired.
 pub(super) fn purge(
     conn: &Connection,
     now_unix_ms: u64,
     tombstones_before: proto::Version,
 ) -> Result<Purged, StoreError> {
+    let delete = |table: &str, key: &str, old: &str, bound: u64| -> rusqlite::Result<u64> {
+        let sql = format!("DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {old} LIMIT ?2)");
+        Ok(conn.prepare_cached(&sql)?.execute([bound, PURGE_ROWS_MAX])? as u64)
+    };
     let write = || -> rusqlite::Result<Purged> {
-        let run =
-            |sql: &str, bound: u64| -> rusqlite::Result<u64> { Ok(conn.prepare_cached(sql)?.execute([bound])? as u64) };
-        let mut purged = Purged {
-            refresh_tokens: run("DELETE FROM refresh_tokens WHERE expires_at <= ?1", now_unix_ms)?,
-            sessions: run("DELETE FROM sessions WHERE expires_at <= ?1", now_unix_ms)?,
-            revocations: run("DELETE FROM revoked_grants WHERE keep_until <= ?1", now_unix_ms)?,
-            tombstones: 0,
-        };
-        for sql in [
-            "DELETE FROM user_progress WHERE deleted = 1 AND version < ?1",
-            "DELETE FROM user_library WHERE deleted = 1 AND version < ?1",
-            "DELETE FROM devices WHERE removed = 1 AND last_seen < ?1",
-        ] {
-            purged.tombstones += run(sql, tombstones_before.0)?;
-        }
-        Ok(purged)
+        let before = tombstones_before.0;
+        Ok(Purged {
+            refresh_tokens: delete("refresh_tokens", "token_hash", "expires_at <= ?1", now_unix_ms)?,
+            sessions: delete("sessions", "sid", "expires_at <= ?1", now_unix_ms)?,
+            revocations: delete("revoked_grants", "grant_id", "keep_until <= ?1", now_unix_ms)?,
+            tombstones: delete("user_progress", "user_id, manga_id", "deleted = 1 AND version < ?1", before)?
+                + delete("user_library", "user_id, manga_id", "deleted = 1 AND version < ?1", before)?
+                + delete("devices", "user_id, device_id", "removed = 1 AND last_seen < ?1", before)?,
+        })
     };
     write().map_err(refusal)
 }
