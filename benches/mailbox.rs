@@ -1,5 +1,5 @@
 //! Round trips between two pinned shards: the batched mailbox, and beside it the obvious alternative (a bounded standard
-//! channel with one wake per message), at several depths. A floor against regression, not a capacity.
+//! channel and a coalesced wake), at several depths. A floor against regression, not a capacity.
 
 #![allow(clippy::unwrap_used, missing_docs)] // A bench; criterion's macros make undocumented items.
 
@@ -74,12 +74,34 @@ fn config() -> FleetConfig {
     FleetConfig::new(topology::detect(Some(2)).unwrap(), probe::probe(None).unwrap())
 }
 
+/// Shard 0: keeps `depth` messages under way, without calls.
+async fn exchange_for(desk: Desk, mailbox: Mailbox<u64, u64>) {
+    let mut batch = Vec::new();
+    while let Some(order) = desk.next().await {
+        let began = Instant::now();
+        let (mut sent, mut received) = (0, 0);
+        while received < order.rounds {
+            while sent < order.rounds && sent < received + order.depth {
+                mailbox.try_send(1, sent).unwrap();
+                sent += 1;
+            }
+            mailbox.recv(&mut batch).await;
+            received += batch.len() as u64;
+            black_box(&batch);
+            batch.clear();
+        }
+        order.answer.send(began.elapsed()).unwrap();
+    }
+}
+
 async fn receive(mailbox: Mailbox<u64, u64>, context: ShardContext) {
     let mut batch = Vec::new();
     while context.stop.unless_stopped(mailbox.recv(&mut batch)).await.is_some() {
         for inbound in batch.drain(..) {
-            if let Inbound::Request { body, reply: Some(reply), .. } = inbound {
-                reply.send(body + 1);
+            match inbound {
+                Inbound::Request { body, reply: Some(reply), .. } => reply.send(body + 1),
+                Inbound::Request { from, body, reply: None } => mailbox.post(from, body + 1).unwrap(),
+                Inbound::Reply { .. } => {}
             }
         }
     }
@@ -105,7 +127,7 @@ async fn call_for(desk: Desk, mailbox: Mailbox<u64, u64>) {
     }
 }
 
-fn mailbox_rig() -> Rig {
+fn mailbox_rig(calls: bool) -> Rig {
     let (endpoints, _stats) = mesh::<u64, u64>(2, 8192);
     let mut endpoints = endpoints.into_iter();
     let (orders, incoming) = mpsc::channel();
@@ -115,12 +137,15 @@ fn mailbox_rig() -> Rig {
         let (endpoint, desk) = (endpoints.next().unwrap(), desk.take());
         move |context: ShardContext| async move {
             let mailbox = endpoint.attach();
-            let receiving = runtime::spawn(receive(mailbox.clone(), context.clone()));
-            if let Some(desk) = desk {
-                call_for(desk, mailbox).await;
-                context.stop.stopped().await;
+            match desk {
+                Some(desk) if calls => {
+                    let receiving = runtime::spawn(receive(mailbox.clone(), context.clone()));
+                    call_for(desk, mailbox).await;
+                    receiving.await.unwrap();
+                }
+                Some(desk) => exchange_for(desk, mailbox).await,
+                None => receive(mailbox, context).await,
             }
-            receiving.await.unwrap();
         }
     })
     .unwrap();
@@ -239,13 +264,14 @@ fn round_trips(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("mailbox");
     group.throughput(Throughput::Elements(1));
     for depth in [1, 64, 512] {
-        let rig = mailbox_rig();
-        group.bench_function(format!("call/depth {depth}"), |bencher| {
-            bencher.iter_custom(|rounds| rig.run(rounds, depth));
-        });
-        drop(rig);
+        for (name, calls) in [("call", true), ("message", false)] {
+            let rig = mailbox_rig(calls);
+            group.bench_function(format!("{name}/depth {depth}"), |bencher| {
+                bencher.iter_custom(|rounds| rig.run(rounds, depth));
+            });
+        }
         let rig = channel_rig();
-        group.bench_function(format!("a wake per message/depth {depth}"), |bencher| {
+        group.bench_function(format!("bounded channel and a coalesced wake/depth {depth}"), |bencher| {
             bencher.iter_custom(|rounds| rig.run(rounds, depth));
         });
     }

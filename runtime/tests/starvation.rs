@@ -40,6 +40,7 @@ struct Scene {
     /// Steps of the one who misbehaves.
     steps: AtomicU64,
     ticks: AtomicU64,
+    storm: Notify,
     foreign: Notify,
     foreign_served: AtomicU64,
 }
@@ -63,6 +64,8 @@ enum Misdeed {
     NativeFlood,
     /// A task whose poll spawns the next one.
     SpawnsForEver,
+    /// Another thread that never stops waking a task.
+    WokenForEver,
 }
 
 async fn keep_ready(scene: Arc<Scene>) {
@@ -82,6 +85,12 @@ async fn volley(scene: Arc<Scene>, mine: Signal, other: Signal) {
         other.raise();
     }
     other.raise();
+}
+
+async fn be_woken(scene: Arc<Scene>) {
+    while scene.step() {
+        scene.storm.notified().await;
+    }
 }
 
 fn spawn_next(scene: Arc<Scene>) {
@@ -144,6 +153,7 @@ async fn misbehave(misdeed: Misdeed, scene: Arc<Scene>, listener: &mut TcpListen
             runtime::spawn(swallow_native(scene, stream)).detach();
         }
         Misdeed::SpawnsForEver => spawn_next(scene),
+        Misdeed::WokenForEver => runtime::spawn(be_woken(scene)).detach(),
     }
 }
 
@@ -181,6 +191,15 @@ async fn shard(
     stop.stopped().await;
     closer.close();
     echo.await.unwrap();
+}
+
+fn storm(scene: Arc<Scene>) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        while !scene.end.load(Ordering::Relaxed) {
+            scene.storm.notify();
+        }
+        scene.storm.notify();
+    })
 }
 
 fn flood(address: SocketAddr, scene: Arc<Scene>) -> std::thread::JoinHandle<()> {
@@ -243,8 +262,11 @@ fn play(misdeed: Misdeed, backend: BackendKind, guard: bool) -> Served {
     assert!(ping(&mut client, PATIENCE), "everybody is served before");
 
     scene.begin.notify();
-    let flooding =
-        matches!(misdeed, Misdeed::PipelinedFlood | Misdeed::NativeFlood).then(|| flood(address, scene.clone()));
+    let flooding = match misdeed {
+        Misdeed::PipelinedFlood | Misdeed::NativeFlood => Some(flood(address, scene.clone())),
+        Misdeed::WokenForEver => Some(storm(scene.clone())),
+        _ => None,
+    };
     wait_until("the misdeed goes on", || scene.steps.load(Ordering::Relaxed) > 2_000);
     let (ticks, foreign) = (scene.ticks.load(Ordering::Relaxed), scene.foreign_served.load(Ordering::Relaxed));
     let steps = scene.steps.load(Ordering::Relaxed);
@@ -354,4 +376,9 @@ fn tasks_that_keep_spawning_tasks_do_not_stop_the_shard() {
 #[test]
 fn tasks_that_keep_spawning_tasks_stop_the_shard_without_the_guard() {
     others_starve_without_the_guard(Misdeed::SpawnsForEver);
+}
+
+#[test]
+fn a_thread_that_never_stops_waking_a_task_does_not_stop_the_shard() {
+    others_are_served(Misdeed::WokenForEver);
 }

@@ -7,6 +7,7 @@
 //! A message leaves with everything else of its ring turn: the first one wakes a flush task that queues behind whatever
 //! is runnable, so a busy shard pays one lock and one wake per neighbour and turn, not per message.
 
+mod call;
 mod lane;
 
 use std::{
@@ -14,13 +15,16 @@ use std::{
     fmt,
     rc::{Rc, Weak},
     sync::Arc,
-    task::{Poll, Waker},
 };
 
 use slab::Slab;
 use thiserror::Error;
 
-use self::lane::{Lane, Stage};
+pub use self::call::ReplyTo;
+use self::{
+    call::{CallId, CallState, PendingCall, Waiting},
+    lane::{Lane, Stage},
+};
 use crate::{local::Signal, notify::Notify, task};
 
 /// The lane is full: the message comes back, and the refusal was counted.
@@ -69,10 +73,6 @@ pub enum Inbound<Req, Rep> {
         body: Rep,
     },
 }
-
-/// Which pending call of the sender an answer belongs to: its place in the sender's table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct CallId(u32);
 
 struct Request<Req> {
     call: Option<CallId>,
@@ -220,20 +220,6 @@ struct Outgoing<Req, Rep> {
     replies: Stage<Reply<Rep>>,
     /// Calls waiting for an answer from there.
     calls: usize,
-}
-
-/// A call that has not been answered; one that is forgotten keeps its place until it is, so that answers on their way
-/// never exceed the table.
-struct PendingCall<Rep> {
-    to: usize,
-    state: CallState<Rep>,
-}
-
-enum CallState<Rep> {
-    Waiting(Option<Waker>),
-    Forgotten,
-    /// With an answer, or `None` for abandoned.
-    Ended(Option<Rep>),
 }
 
 struct Inner<Req, Rep> {
@@ -432,78 +418,5 @@ impl<Req: Send + 'static, Rep: Send + 'static> Mailbox<Req, Rep> {
             }));
         }
         inner.requests.replace(requests);
-    }
-}
-
-/// A call's future.
-struct Waiting<Req, Rep> {
-    inner: Rc<Inner<Req, Rep>>,
-    id: CallId,
-    /// The request is on its way, so an answer will come.
-    sent: bool,
-}
-
-impl<Req, Rep> Future for Waiting<Req, Rep> {
-    type Output = Option<Rep>;
-
-    fn poll(self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Option<Rep>> {
-        let mut calls = self.inner.calls.borrow_mut();
-        let state = &mut calls[self.id.0 as usize].state;
-        match std::mem::replace(state, CallState::Waiting(None)) {
-            CallState::Ended(answer) => {
-                *state = CallState::Ended(None);
-                Poll::Ready(answer)
-            }
-            CallState::Waiting(_) | CallState::Forgotten => {
-                *state = CallState::Waiting(Some(cx.waker().clone()));
-                Poll::Pending
-            }
-        }
-    }
-}
-
-impl<Req, Rep> Drop for Waiting<Req, Rep> {
-    fn drop(&mut self) {
-        let CallId(slot) = self.id;
-        {
-            let mut calls = self.inner.calls.borrow_mut();
-            let state = &mut calls[slot as usize].state;
-            if self.sent && matches!(state, CallState::Waiting(_)) {
-                *state = CallState::Forgotten;
-                return;
-            }
-        }
-        self.inner.forget(slot);
-    }
-}
-
-/// The way to answer one call. Dropping it tells the caller that the call was abandoned.
-pub struct ReplyTo<Req, Rep> {
-    /// `None` once answered.
-    inner: Option<Rc<Inner<Req, Rep>>>,
-    to: usize,
-    call: CallId,
-}
-
-impl<Req, Rep> ReplyTo<Req, Rep> {
-    /// Answers the call. Never refused: room was reserved by the caller.
-    pub fn send(mut self, reply: Rep) {
-        if let Some(inner) = self.inner.take() {
-            inner.stage_answer(self.to, self.call, Some(reply));
-        }
-    }
-}
-
-impl<Req, Rep> fmt::Debug for ReplyTo<Req, Rep> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("ReplyTo").field("to", &self.to).finish_non_exhaustive()
-    }
-}
-
-impl<Req, Rep> Drop for ReplyTo<Req, Rep> {
-    fn drop(&mut self) {
-        if let Some(inner) = self.inner.take() {
-            inner.stage_answer(self.to, self.call, None);
-        }
     }
 }
