@@ -123,7 +123,7 @@ async fn stats(admin: &Admin, facts: &Facts) -> Result<Value, Refusal> {
         "backend": facts.backend,
         "store": facts.store,
         "users": admin.store().count_users().await?,
-        "series": facts.series,
+        "series": admin.store().load_catalogue().await?.len(),
         "durable_lsn": backlog.durable_lsn,
         "stored_lsn": backlog.stored_lsn,
     }))

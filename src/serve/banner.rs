@@ -73,11 +73,12 @@ fn as_text(seen: &Seen<'_>) -> String {
     if let Some(metrics) = seen.addresses.metrics {
         line("metrics", format!("http://{metrics}/metrics"));
     }
-    line("data", seen.config.data_dir.display().to_string());
+    let data_dir = std::path::absolute(&seen.config.data_dir).unwrap_or_else(|_| seen.config.data_dir.clone());
+    line("data", data_dir.display().to_string());
     line("store", facts.store.clone());
     line("journal", facts.journal.clone());
     line("shards", format!("{} ({})", facts.shards, facts.topology));
-    line("io", format!("{}: {}", facts.backend, facts.backend_reason));
+    line("io", facts.backend_reason.clone());
     line("files", format!("{}: up to {} connections", files_line(seen.files), seen.connections_max));
     let registration = match seen.config.auth.registration {
         Registration::Open => "open",
