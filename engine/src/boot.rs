@@ -232,6 +232,7 @@ fn open_journal(
 ) -> Result<Logged, StartError> {
     let mut wanted = journal::JournalConfig::new(folder.journal(), store.store_id());
     wanted.journal_bytes_max = config.limits.journal_bytes_max;
+    wanted.segment_bytes = config.limits.journal_segment_bytes;
     wanted.feed_rows_max = config.limits.store_queue_rows;
     if let Some(engine) = &seams.journal {
         wanted.engine = Arc::clone(engine);

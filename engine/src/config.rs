@@ -106,6 +106,8 @@ pub struct Limits {
     pub hashing_queue: usize,
     /// Bytes of journal.
     pub journal_bytes_max: u64,
+    /// Bytes of one journal segment; a multiple of 4 KiB.
+    pub journal_segment_bytes: u64,
     /// Rows queued for the store.
     pub store_queue_rows: usize,
     /// How long a drain may take.
@@ -135,6 +137,7 @@ impl Default for Limits {
             catch_up_events: 256,
             hashing_queue: 64,
             journal_bytes_max: 8 << 30,
+            journal_segment_bytes: storage::journal::JournalConfig::SEGMENT_BYTES,
             store_queue_rows: 100_000,
             drain: Duration::from_secs(10),
         }

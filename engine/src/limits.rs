@@ -96,9 +96,7 @@ impl SharedBuckets {
         let mut seen = bucket.load(Ordering::Relaxed);
         loop {
             let (next, answer) = self.rate.step(seen, now_ns);
-            if answer.is_err() {
-                return answer;
-            }
+            answer?;
             match bucket.compare_exchange_weak(seen, next, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return answer,
                 Err(now) => seen = now,
