@@ -160,7 +160,8 @@ where
         // An error drops the verdict channels, which the threads already started take for `GiveUp`.
         let thread = thread::Builder::new()
             .name(name)
-            .spawn(move || run_seat(seat, main))
+            // Nobody may be waiting in `join` yet: a shard that dies must not go unnoticed.
+            .spawn(move || task::essential("shard", || run_seat(seat, main)))
             .map_err(|source| FleetError::Thread { shard: id, source })?;
         threads.push(thread);
         verdicts.push(verdict);
@@ -225,12 +226,10 @@ impl Fleet {
         self.threads.iter().all(thread::JoinHandle::is_finished)
     }
 
-    /// Waits for every shard to end. A shard that panicked outside its tasks ends the process.
+    /// Waits for every shard to end.
     pub fn join(self) {
         for thread in self.threads {
-            if let Err(payload) = thread.join() {
-                task::fatal("shard", &task::message_of(payload.as_ref()));
-            }
+            thread.join().expect("a shard that panics ends the process");
         }
     }
 }

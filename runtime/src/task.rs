@@ -205,12 +205,12 @@ impl<F: Future> Future for Guarded<F> {
 }
 
 /// Ends the process because `name` panicked.
-pub(crate) fn fatal(name: &'static str, message: &str) -> ! {
+fn fatal(name: &'static str, message: &str) -> ! {
     tracing::error!(name, message, "something essential panicked; the process ends, a restart replays the journal");
     std::process::exit(FATAL_EXIT_CODE)
 }
 
-pub(crate) fn message_of(payload: &(dyn Any + Send)) -> String {
+fn message_of(payload: &(dyn Any + Send)) -> String {
     payload
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())

@@ -208,6 +208,29 @@ fn shards_run_pinned_on_their_cpu() {
 }
 
 #[test]
+fn an_idle_shard_sleeps() {
+    for backend in support::backends() {
+        let (schedstat, found) = mpsc::channel();
+        let fleet = start(backend, 1, |_| {
+            let schedstat = schedstat.clone();
+            move |context: runtime::ShardContext| async move {
+                let thread = std::fs::read_link("/proc/thread-self").unwrap();
+                schedstat.send(format!("/proc/{}/schedstat", thread.display())).unwrap();
+                context.stop.stopped().await;
+            }
+        });
+        let path = found.recv_timeout(PATIENCE).unwrap();
+        let cpu_ns = || -> u64 { std::fs::read_to_string(&path).unwrap().split(' ').next().unwrap().parse().unwrap() };
+        let before = cpu_ns();
+        std::thread::sleep(Duration::from_millis(200));
+        // A shard that spins would use nearly all of it, one that sleeps next to nothing.
+        assert!(cpu_ns() - before < 50_000_000, "{backend:?}");
+        fleet.shutdown().stop();
+        fleet.join();
+    }
+}
+
+#[test]
 fn timers_fire_in_order_and_timeouts_cut() {
     for backend in support::backends() {
         on_shard(backend, |_| async {
