@@ -264,3 +264,44 @@ pub(crate) fn spawn_connection(door: Door, connection: impl Future<Output = ()> 
         }
     }));
 }
+
+#[cfg(test)]
+mod tests {
+    use runtime::fleet::{FleetConfig, start};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_its_own_connection_only() {
+        let topology = runtime::topology::detect(Some(1)).expect("one shard is always possible");
+        let probe = runtime::probe::probe(None).expect("one of the backends works");
+        let (told, heard) = std::sync::mpsc::channel();
+        let fleet = start(FleetConfig::new(topology, probe), |_| {
+            let told = told.clone();
+            move |_context| async move {
+                let (panicked, other) = (runtime::local::Event::new(), runtime::local::Event::new());
+                let held = SetOnDrop(panicked.clone());
+                spawn_connection(Door::Http, async move {
+                    let _held = held;
+                    panic!("a defect in a door");
+                });
+                panicked.wait().await;
+                let served = other.clone();
+                spawn_connection(Door::Http, async move { served.set() });
+                other.wait().await;
+                let _ = told.send(());
+            }
+        });
+        fleet.expect("the fleet starts").join();
+        assert!(heard.try_recv().is_ok(), "the shard goes on and serves others");
+    }
+
+    /// What the connection held is released.
+    struct SetOnDrop(runtime::local::Event);
+
+    impl Drop for SetOnDrop {
+        fn drop(&mut self) {
+            self.0.set();
+        }
+    }
+}

@@ -183,6 +183,25 @@ fn limits_are_told_and_refused_with_a_time_to_wait() {
 }
 
 #[test]
+fn addresses_behind_a_trusted_proxy_have_buckets_of_their_own() {
+    let start = |trusted| {
+        start(move |doors, config| {
+            (config.limits.api_rate_per_s, config.limits.api_burst) = (1, 3);
+            doors.trusted_proxies = if trusted { vec![[127, 0, 0, 1].into()] } else { Vec::new() };
+        })
+    };
+    let ask = |server: &support::Server, client: &str| {
+        let headers = [("X-Forwarded-For", client), ("Host", "manga.example")];
+        request(server.http(), "GET", "/api/manga", &headers, None).status
+    };
+    let trusting = start(true);
+    let limited = (0..20).any(|_| ask(&trusting, "203.0.113.1") == 429);
+    assert!(limited);
+    assert_eq!(ask(&trusting, "203.0.113.1, 203.0.113.2"), 200, "the last address before the proxy counts");
+    assert_eq!(ask(&start(false), "203.0.113.1"), 403, "without trust the Host counts, and the header does not");
+}
+
+#[test]
 fn machines_can_ask_how_it_is() {
     let server = server();
     let get = |path| request(server.http(), "GET", path, &[("X-Request-Id", "abc-1")], None);

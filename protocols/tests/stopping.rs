@@ -71,3 +71,17 @@ fn half_open_peers_do_not_hold_the_end_up() {
     assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
     drop((silent, mute, unread));
 }
+
+#[test]
+fn connections_that_end_give_their_places_back() {
+    let server = server();
+    for _ in 0..20 {
+        drop((server.frames(0), server.lines(1), support::connect(server.http()), support::connect(server.sync())));
+        let mut kept_alive = support::connect(server.http());
+        kept_alive.write_all(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        assert!(kept_alive.read(&mut [0; 4096]).unwrap() > 0);
+    }
+    // The one that asks is there itself.
+    support::until("only the asking connection is left", || server.gauge("mangahub_connections ") == 1.0);
+    assert_eq!(server.gauge("mangahub_task_panics "), 0.0);
+}

@@ -36,6 +36,10 @@ pub fn start(change: impl FnOnce(&mut DoorsConfig, &mut EngineConfig)) -> Server
     let mut config = EngineConfig::new(folder.path().join("data"), *b"a secret of more than 32 bytes, for tests");
     config.shards = Some(2);
     config.limits.journal_bytes_max = 512 << 20;
+    // The same tests on the fallback: MANGAHUB_TEST_BACKEND=epoll.
+    if std::env::var("MANGAHUB_TEST_BACKEND").is_ok_and(|backend| backend == "epoll") {
+        config.backend = Some(runtime::probe::BackendKind::Epoll);
+    }
     change(&mut doors, &mut config);
     let plan = DoorPlan::prepare(doors, None).expect("the doors can be planned");
     let for_shards = plan.clone();
@@ -86,6 +90,14 @@ impl Server {
         request(self.http(), method, path, &[("Authorization", &token)], body)
     }
 
+    /// A gauge of the metrics door.
+    pub fn gauge(&self, name: &str) -> f64 {
+        let page = request(self.metrics(), "GET", "/metrics", &[], None);
+        let page = String::from_utf8(page.body).expect("text");
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        line.unwrap_or_else(|| panic!("no {name} in {page}"))
+    }
+
     /// Begins the drain and waits for the end.
     pub fn stop(mut self) {
         self.end();
@@ -120,6 +132,15 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     socket.set_write_timeout(Some(DEADLINE)).expect("a deadline can be set");
     socket.set_nodelay(true).expect("a socket option");
     socket
+}
+
+/// Looks again and again until something holds.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let give_up = std::time::Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(std::time::Instant::now() < give_up, "not in time: {what}");
+        std::thread::yield_now();
+    }
 }
 
 /// Reads until the peer has closed; a reset counts as closed.
