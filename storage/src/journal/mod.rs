@@ -12,6 +12,8 @@ mod error;
 pub mod fault;
 mod feed;
 mod format;
+#[cfg(feature = "glommio")]
+mod glommio;
 mod recovery;
 mod room;
 mod scan;
@@ -28,6 +30,8 @@ pub use cursors::{Cursors, LaneCursors};
 pub use engine::{Engine, Medium, SegmentFile, StdEngine};
 pub use error::{OpenError, ReplayError, StartError};
 pub use feed::{CommitFeed, Committed, FeedError, Next, RawRecord};
+#[cfg(feature = "glommio")]
+pub use self::glommio::GlommioEngine;
 pub use recovery::{Opened, Recovery, Replay, Replayed, open};
 pub use shard::{Busy, BusyReason, Durable, Journalled, ShardJournal, Ticket};
 pub use start::{Journal, Started, Starter, Stats};

@@ -212,3 +212,24 @@ fn segments(folder: &Path) -> Vec<PathBuf> {
 fn first_segment(folder: &Path) -> PathBuf {
     segment_path(folder, 1)
 }
+
+/// What every engine must pass: several segments, then everything is found again.
+pub(super) fn a_journal_on_an_engine_keeps_what_it_acknowledged(engine: Arc<dyn Engine>) {
+    let folder = disk_folder();
+    let mut rig = Rig::start_with(config(folder.path(), engine), 2);
+    for round in 0..40 {
+        let shard = round as usize % 2;
+        wait_until("there is room", || rig.shards[shard].admit(15 * 4_012).is_ok());
+        rig.write_durably(shard, (round * 15..round * 15 + 15).map(|number| Note { number, bytes: 4_000 }));
+    }
+    assert!(rig.journal().stats().segments >= 3);
+    assert!(rig.close());
+    assert_eq!(contents(folder.path()).into_values().collect::<Vec<_>>(), numbers(0..600));
+}
+
+#[test]
+fn every_engine_keeps_what_it_acknowledged() {
+    a_journal_on_an_engine_keeps_what_it_acknowledged(Arc::new(StdEngine::default()));
+    a_journal_on_an_engine_keeps_what_it_acknowledged(Arc::new(StdEngine::buffered()));
+    a_journal_on_an_engine_keeps_what_it_acknowledged(Arc::new(fault::FaultEngine::default()));
+}
