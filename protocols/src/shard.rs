@@ -28,6 +28,8 @@ pub(crate) struct Shard {
     pub(crate) engine: Engine,
     pub(crate) context: ShardContext,
     pub(crate) plan: std::sync::Arc<PlanInner>,
+    /// The size of an API bucket, as the engine last told it: what a refusal says the limit is.
+    pub(crate) api_burst: Cell<u32>,
     started: Instant,
     now_ms: Cell<u64>,
     watched: RefCell<Slab<Rc<Watch>>>,
@@ -41,6 +43,7 @@ impl Shard {
             engine,
             context,
             plan,
+            api_burst: Cell::new(0),
             started: Instant::now(),
             now_ms: Cell::new(1),
             watched: RefCell::default(),

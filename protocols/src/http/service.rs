@@ -165,7 +165,17 @@ async fn reply(visit: &Rc<Visit>, parts: &Parts, body: Incoming) -> Result<Answe
         parameter: unescape(parameter, false),
         address,
     };
-    let rate = admit(&mut exchange, route).await?;
+    let rate = match admit(&mut exchange, route).await {
+        Ok(rate) => rate,
+        Err(fault) => {
+            let mut answer = problem::answer(&fault, path);
+            // A shard that has admitted nobody yet does not know it.
+            if fault.code == Code::RateLimited && shard.api_burst.get() > 0 {
+                answer.headers_mut().insert(problem::RATE_LIMIT_LIMIT, HeaderValue::from(shard.api_burst.get()));
+            }
+            return Ok(answer);
+        }
+    };
     let mut answer = match require(&exchange, route) {
         Ok(()) => call(&exchange, route, body).await,
         Err(fault) => Err(fault),
@@ -195,6 +205,7 @@ async fn admit(exchange: &mut Exchange<'_>, route: &Route) -> Result<Option<Rate
         _ => engine.admit(Caller::Peer(&peer)),
     };
     let rate = rate?;
+    exchange.shard.api_burst.set(rate.limit);
     exchange.grant = signed_in?;
     Ok(Some(rate))
 }

@@ -2,7 +2,7 @@
 //! sends what the engine has made durable, everything of a batch in one write. The reader never stops reading before the
 //! end of the stream, so nothing unread can turn our last words into a reset; it only stops listening.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -22,6 +22,8 @@ use crate::shard::{LINGER_MS, Shard, Watch};
 const READ_BYTES_SMALL: usize = 4 * 1024;
 /// A read's buffer while much comes: a whole read of this size is one turn's fair share.
 const READ_BYTES_LARGE: usize = 64 * 1024;
+/// Small reads in a row after which the large buffer is given back.
+const SMALL_READS: u32 = 16;
 /// Silence after which a connection no longer keeps a read buffer.
 const QUIET_MS: u64 = 500;
 /// Answers of the door's own (pongs) that may wait behind a slow writer.
@@ -126,7 +128,7 @@ impl<W: Wire> Link<W> {
     /// Serves until the end. `first` is what was read behind the greeting, `opening` what is sent first.
     pub(crate) async fn run<T: Transport>(self: Rc<Self>, transport: T, first: AlignedBuf, opening: Vec<u8>) {
         let (input, output) = transport.halves();
-        let _closed_whatever_happens = CloseOnDrop(Rc::clone(&self.watch));
+        let _ended_whatever_happens = EndOnDrop(Rc::clone(&self));
         self.watch.expect(&self.shard, self.idle_ms(), Refusal::Idle);
         let reader = Rc::clone(&self);
         drop(runtime::spawn(async move {
@@ -283,29 +285,38 @@ impl<W: Wire> Link<W> {
     }
 }
 
-/// Ends the reader, whose native read must not be dropped, when the writer's side is gone for whatever reason.
-struct CloseOnDrop(Rc<Watch>);
+/// Ends the reader, whose native read must not be dropped, when the writer is gone for whatever reason.
+struct EndOnDrop<W: Wire>(Rc<Link<W>>);
 
-impl Drop for CloseOnDrop {
+impl<W: Wire> Drop for EndOnDrop<W> {
     fn drop(&mut self) {
-        self.0.hang_up();
+        self.0.end(Ending::Gone);
+        self.0.answered.raise();
+        self.0.watch.hang_up();
     }
 }
 
 /// How busy a connection is: it decides whether a read keeps a buffer while it waits, and how large.
 struct Pace {
-    last_ms: Cell<u64>,
+    last_ms: u64,
     quiet: bool,
     much: bool,
+    small_reads: u32,
 }
 
 impl Pace {
     fn new(now_ms: u64) -> Self {
-        Self { last_ms: Cell::new(now_ms), quiet: true, much: false }
+        Self { last_ms: now_ms, quiet: true, much: false, small_reads: 0 }
     }
 
     fn note(&mut self, now_ms: u64, read: usize) {
-        self.quiet = now_ms.saturating_sub(self.last_ms.replace(now_ms)) >= QUIET_MS;
-        self.much = read >= READ_BYTES_SMALL / 2;
+        self.quiet = now_ms.saturating_sub(std::mem::replace(&mut self.last_ms, now_ms)) >= QUIET_MS;
+        if read >= READ_BYTES_SMALL / 2 {
+            (self.much, self.small_reads) = (true, 0);
+        } else {
+            // Sizes vary from read to read; the large buffer goes only when it has not been needed for a while.
+            self.small_reads += 1;
+            self.much &= self.small_reads < SMALL_READS;
+        }
     }
 }
