@@ -107,7 +107,7 @@ impl Default for DoorLimits {
 pub enum DoorError {
     /// The address is taken, not ours, or the port is not allowed.
     #[error(
-        "the {door} door cannot listen on {address}: {source}; is another server running there? (the port can be set)"
+        "the {door} door cannot listen on {address}: {source}; is another server running there? (ports.{door} sets the port)"
     )]
     Listen {
         /// Which door.
@@ -171,6 +171,10 @@ impl DoorPlan {
         {
             let Some(address) = address else { continue };
             let unopened = |source| DoorError::Listen { door: door.as_str(), address, source };
+            // Shards share a port, and so would another server of the same user: ask for it alone once, and let go.
+            if address.port() != 0 {
+                drop(std::net::TcpListener::bind(address).map_err(unopened)?);
+            }
             let listener = TcpListener::reserve(address, &ListenerConfig::default()).map_err(unopened)?;
             *addresses.of(door) = Some(listener.local_addr().map_err(unopened)?);
             reserved.push((door, listener));

@@ -1,8 +1,11 @@
 //! Runs of the real command line.
 
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 
 use serde_json::Value;
+
+use super::PATIENCE;
 
 /// The binary, with an environment that sets nothing.
 pub(crate) fn mangahub() -> Command {
@@ -22,9 +25,19 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
-    /// Runs it to its end.
+    /// Runs it to its end, which must come.
+    #[track_caller]
     pub(crate) fn run(command: &mut Command) -> Self {
-        let output = command.output().unwrap();
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pid = child.id().to_string();
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || sender.send(child.wait_with_output()));
+        let Ok(output) = receiver.recv_timeout(PATIENCE) else {
+            let _ = Command::new("kill").args(["-KILL", &pid]).status();
+            let output = receiver.recv();
+            panic!("{command:?} did not end within {PATIENCE:?}: {output:?}");
+        };
+        let output = output.unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Self { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
     }
