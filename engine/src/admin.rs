@@ -146,32 +146,40 @@ impl Admin {
         Backlog { durable_lsn: end, stored_lsn: reading.reached.0, parked: reading.parked }
     }
 
-    /// Series for a load run: the catalogue's, and made-up ones where it has fewer.
+    /// Series for a load run: the ongoing ones of the catalogue, which have no end to run into, and made-up ones where those are too few.
     async fn seed_series(&self, wanted: usize) -> Result<Vec<MangaId>, Fault> {
-        let have = self.shared.catalogue.load().len();
-        if have < wanted {
-            let row = |row: usize| ImportRow {
-                row,
-                mangadex_id: None,
-                slug: Some(format!("load-series-{row}")),
-                title: format!("Load series {row}"),
-                alt_titles: Vec::new(),
-                author: None,
-                status: proto::SeriesStatus::Ongoing,
-                total_chapters: 0,
-                description: String::new(),
-                cover_url: None,
-                year: None,
-                genres: Vec::new(),
-            };
-            // Numbered from 1, so that a second run finds the first one's.
-            let rows: Vec<ImportRow> = (1..=wanted).map(row).collect();
-            for part in rows.chunks(SEED_BATCH) {
-                self.import(part.to_vec()).await?;
-            }
+        let endless = || -> Vec<MangaId> {
+            let catalogue = self.shared.catalogue.load();
+            let all = catalogue.page(0, catalogue.len()).iter();
+            all.filter(|series| series.status == proto::SeriesStatus::Ongoing)
+                .map(|series| series.id)
+                .take(wanted)
+                .collect()
+        };
+        let have = endless();
+        if have.len() == wanted {
+            return Ok(have);
         }
-        let catalogue = self.shared.catalogue.load();
-        Ok(catalogue.page(0, wanted).iter().map(|series| series.id).collect())
+        let row = |row: usize| ImportRow {
+            row,
+            mangadex_id: None,
+            slug: Some(format!("load-series-{row}")),
+            title: format!("Load series {row}"),
+            alt_titles: Vec::new(),
+            author: None,
+            status: proto::SeriesStatus::Ongoing,
+            total_chapters: 0,
+            description: String::new(),
+            cover_url: None,
+            year: None,
+            genres: Vec::new(),
+        };
+        // Numbered from 1, so that a second run finds the first one's.
+        let rows: Vec<ImportRow> = (1..=wanted).map(row).collect();
+        for part in rows.chunks(SEED_BATCH) {
+            self.import(part.to_vec()).await?;
+        }
+        Ok(endless())
     }
 
     async fn seed_users(&self, count: usize, token_ttl_s: u64) -> Result<Vec<Seeded>, Fault> {

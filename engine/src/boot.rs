@@ -201,6 +201,7 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
         replayed: recovered.replayed,
         series: catalogue.len(),
     };
+    metrics::gauge!("mangahub_recovered_records").set(recovered.replayed as f64);
     let known = revocations(&store, revoked)?;
     let shared = share(config, &folder, store, cursors, catalogue, known, encoders, &wakes)?;
     let upkeep =
@@ -364,10 +365,12 @@ struct ShardParts {
     report: mpsc::Sender<Result<(), String>>,
 }
 
+#[allow(clippy::too_many_arguments, reason = "what the boot sequence has gathered")]
 fn start_shards(
     topology: Topology,
     probe: Probe,
     shared: &Arc<Shared>,
+    operations: &Operations,
     wakes: Vec<Wakes>,
     journals: Vec<ShardJournal>,
     recovered: Recovered,
@@ -375,7 +378,7 @@ fn start_shards(
 ) -> Result<Fleet, StartError> {
     let shards = shared.shards;
     let (mesh, stats) = runtime::mailbox::mesh(shards, shared.config.limits.mailbox_messages);
-    crate::upkeep::describe_mesh(stats);
+    operations.watch(stats);
     let high_water = recovered.high_water;
     let mut by_owner: FxHashMap<usize, Vec<(UserState, Lsn)>> = FxHashMap::default();
     for (user, state) in recovered.users {
