@@ -16,8 +16,8 @@ use hub::progress::ProgressRow;
 use hub::record::{ProgressRecord, Record};
 use proto::{Chapter, DeviceId, DeviceSeq, MangaId, MergeKey, NodeId, Page, ReadingStatus, UserId, Version};
 use storage::journal::{
-    CommitFeed, Cursors, Engine, Journal, JournalConfig, Journalled, LaneCursors, Listener, Next, ShardJournal, Started,
-    StdEngine, StoreId, Ticket, open,
+    CommitFeed, Cursors, Engine, Journal, JournalConfig, Journalled, LaneCursors, Listener, Next, ShardJournal,
+    Started, StdEngine, StoreId, Ticket, open,
 };
 use storage::lane::Lane;
 use storage::record::{RECORD_BYTES_MAX, decode};
@@ -41,8 +41,18 @@ fn record(number: u64) -> Record {
             page: Some(Page(3)),
             ahead: false,
         },
-        device: Some(DeviceStamp { device: DeviceId::from_bytes(user), seq: Some(DeviceSeq(number)), epoch: Version(1) }),
-        library: Some(LibraryRow { version, node, deleted: false, status: ReadingStatus::Reading, added_at_ms: number }),
+        device: Some(DeviceStamp {
+            device: DeviceId::from_bytes(user),
+            seq: Some(DeviceSeq(number)),
+            epoch: Version(1),
+        }),
+        library: Some(LibraryRow {
+            version,
+            node,
+            deleted: false,
+            status: ReadingStatus::Reading,
+            added_at_ms: number,
+        }),
         history: Some(HistoryRow {
             day: LocalDay(20_000),
             updates: 1,

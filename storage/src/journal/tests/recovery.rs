@@ -223,3 +223,62 @@ fn frequent_restarts_do_not_fill_the_journal() {
     assert!(bytes <= 2 * SEGMENT_BYTES + 12 * 2 * BLOCK_BYTES as u64, "{bytes}");
     assert_eq!(contents(folder.path()).into_values().collect::<Vec<_>>(), numbers(1..13));
 }
+
+/// A small seeded generator (SplitMix64), so that a failing case can be run again.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+}
+
+#[test]
+fn whatever_is_damaged_the_journal_is_refused_or_ends_before_it() {
+    let (folder, commits) = three_commits();
+    let mut rig = Rig::start(folder.path(), 1);
+    rig.write_durably(0, notes(61..71));
+    assert!(rig.close());
+    let paths = &segments(folder.path())[..2];
+    let whole: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    let last_commit =
+        (BLOCK_BYTES as u64, CommitHeader::peek(&whole[1][BLOCK_BYTES..], commits[0].1.journal, 2).unwrap());
+    let (mut refused, mut shortened) = (0, 0);
+    for seed in 0..400 {
+        let mut random = Random(seed);
+        let which = random.below(2) as usize;
+        let used = 7 * BLOCK_BYTES as u64;
+        let at = random.below(used.min(whole[which].len() as u64 - 1));
+        let length = 1 + random.below(200.min(whole[which].len() as u64 - at));
+        let mut damage = vec![0; length as usize];
+        match random.below(3) {
+            0 => damage.fill_with(|| random.below(256) as u8),
+            1 => damage.fill(0),
+            // A piece of another place of the same file: whole headers, too.
+            _ => {
+                let from = (random.below(used / 4096) * 4096).min(whole[which].len() as u64 - length) as usize;
+                damage.copy_from_slice(&whole[which][from..from + length as usize]);
+            }
+        }
+        let file = File::options().write(true).open(&paths[which]).unwrap();
+        file.write_all_at(&damage, at).unwrap();
+        match chain::read(&config(folder.path(), Arc::new(StdEngine::buffered())).0) {
+            Err(_) => refused += 1,
+            Ok(None) => panic!("seed {seed}: a journal became no journal"),
+            Ok(Some(chain)) if chain.end == Lsn(70) => {}
+            Ok(Some(chain)) => {
+                shortened += 1;
+                assert_eq!(chain.end, Lsn(60), "seed {seed}: only a last commit can look torn");
+                let inside = at < last_commit.0 + last_commit.1.content_bytes() as u64 && at + length > last_commit.0;
+                assert!(which == 1 && inside, "seed {seed}");
+            }
+        }
+        file.write_all_at(&whole[which], 0).unwrap();
+    }
+    assert!(refused > 50 && shortened > 5, "{refused} refused, {shortened} shortened");
+    assert_eq!(contents(folder.path()).len(), 70);
+}
