@@ -90,8 +90,9 @@ fn dispatch(args: Args) -> Result<Exit, Failure> {
 }
 
 fn resolve(global: &Global, flags: Vec<(String, String, String)>) -> Result<Resolved, Failure> {
-    let mut all = global.keys()?;
-    all.extend(flags);
+    // `--set` names one key, a flag such as --port-base several: the more exact one wins.
+    let mut all = flags;
+    all.extend(global.keys()?);
     Ok(Resolved::from_sources(&Sources::of_process(global.config.clone(), all))?)
 }
 
