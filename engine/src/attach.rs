@@ -177,13 +177,16 @@ impl Drop for Entered {
 /// Takes a connection out here and on its user's owner.
 fn leave(shard: &Shard, conn: ConnRef) {
     let mut core = shard.core.borrow_mut();
-    let Some((user, owner)) = core.connections.leave(conn) else { return };
+    let Some(connection) = core.connections.leave(conn) else { return };
+    let (user, owner) = (connection.grant.user, connection.owner);
     if owner == core.id {
         core.users.unpin(user, conn);
         core.users.evict();
     } else {
         core.depart(owner, Request::Detach { user, conn });
     }
+    drop(core);
+    drop(connection);
 }
 
 /// Registers a connection here and with its user's owner.

@@ -204,9 +204,15 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
     metrics::gauge!("mangahub_recovered_records").set(recovered.replayed as f64);
     let known = revocations(&store, revoked)?;
     let shared = share(config, &folder, store, cursors, catalogue, known, encoders, &wakes)?;
-    let upkeep =
-        Upkeep::start(&operations, &shared, &folder).map_err(|error| StartError::Runtime(error.to_string()))?;
-    let fleet = start_shards(topology, probe, &shared, wakes, shard_journals, recovered, doors)?;
+    let fleet = start_shards(topology, probe, &shared, &operations, wakes, shard_journals, recovered, doors);
+    // A start that failed leaves nothing running: the folder can be opened again.
+    let fleet = fleet.inspect_err(|_| {
+        let _ = operations.close_journal();
+    })?;
+    let upkeep = Upkeep::start(&operations, &shared, &folder).map_err(|error| {
+        fleet.shutdown().stop();
+        StartError::Runtime(error.to_string())
+    })?;
     let admin = Admin::new(Arc::clone(&shared), Arc::clone(&operations));
     Ok(Running { facts, admin, fleet, upkeep, operations, writer, shared, draining: AtomicBool::new(false), folder })
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use bytes::Bytes;
-use proto::{Code, DeviceId, GrantId, MangaId, UserId};
+use proto::{Code, DeviceId, GrantId, MangaId};
 use rustc_hash::FxHashSet;
 use slab::Slab;
 
@@ -119,11 +119,11 @@ impl Connections {
         Ok(ConnRef { shard: self.shard, slot, generation: self.generation })
     }
 
-    /// Takes a connection out; returns whose it was and who owns them.
-    pub(crate) fn leave(&mut self, conn: ConnRef) -> Option<(UserId, usize)> {
+    /// Takes a connection out. Drop it with the shard's state free: the waker in it may be a task's last hold on life.
+    #[must_use]
+    pub(crate) fn leave(&mut self, conn: ConnRef) -> Option<Connection> {
         self.get(conn)?;
-        let connection = self.slots.remove(conn.slot as usize);
-        Some((connection.grant.user, connection.owner))
+        Some(self.slots.remove(conn.slot as usize))
     }
 
     /// The connection, if it is still the same one.

@@ -19,6 +19,16 @@ pub struct Peer {
     pub user_agent: Option<String>,
 }
 
+impl Peer {
+    /// What limits count by: the address, or the /64 that an IPv6 customer is given (RFC 6177).
+    pub(crate) fn network(&self) -> IpAddr {
+        match self.address.to_canonical() {
+            IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+            canonical => canonical,
+        }
+    }
+}
+
 pub use hub::Role;
 
 /// A checked credential. Cheap to share; says nothing about revocation after it was made (the engine checks that again).

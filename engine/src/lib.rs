@@ -228,7 +228,7 @@ impl Engine {
         let since_start = shared.started.elapsed();
         let drawn = match caller {
             Caller::User(user) => shared.api_rates.draw(user, since_start),
-            Caller::Peer(peer) => shared.api_rates.draw(peer.address, since_start),
+            Caller::Peer(peer) => shared.api_rates.draw(peer.network(), since_start),
         };
         let limit = shared.api_rates.rate().burst();
         match drawn {

@@ -64,8 +64,8 @@ impl Handles {
         let shard = shard.to_string();
         let busy = |kind: &'static str, reason: &'static str| metrics::counter!("mangahub_refused_total", "kind" => kind, "reason" => reason);
         Self {
-            applied: metrics::counter!("mangahub_updates_total", "outcome" => "applied"),
-            already: metrics::counter!("mangahub_updates_total", "outcome" => "already"),
+            applied: metrics::counter!("mangahub_commands_total", "outcome" => "applied"),
+            already: metrics::counter!("mangahub_commands_total", "outcome" => "already"),
             announced: metrics::counter!("mangahub_announcements_total"),
             slow_consumers: busy("connection", "slow_consumer"),
             busy_journal: busy("update", "journal"),

@@ -41,7 +41,7 @@ pub(crate) async fn login(shard: &Rc<Shard>, request: LoginRequest, peer: &Peer)
     let accounts = &shard.shared.accounts;
     let candidate = accounts.candidate(&request.identifier).await?;
     let keeper = (candidate.key % shard.shared.shards as u64) as usize;
-    let attempt = |step| Attempt { account: candidate.key, address: peer.address, step };
+    let attempt = |step| Attempt { account: candidate.key, address: peer.network(), step };
     let (begin, succeeded, withdrawn) = (attempt(Step::Begin), attempt(Step::Succeeded), attempt(Step::Withdrawn));
     shard.attempt(keeper, begin).await?;
     match accounts.check(candidate, request.password).await {

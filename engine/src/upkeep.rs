@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -33,11 +33,17 @@ pub(crate) struct Operations {
     journal_id: JournalId,
     writer: Arc<WriterStats>,
     high_water: Version,
+    mesh: OnceLock<MeshStats>,
 }
 
 impl Operations {
     pub(crate) fn new(journal: Journal, journal_id: JournalId, writer: Arc<WriterStats>, high_water: Version) -> Self {
-        Self { journal: Mutex::new(Some(journal)), journal_id, writer, high_water }
+        Self { journal: Mutex::new(Some(journal)), journal_id, writer, high_water, mesh: OnceLock::new() }
+    }
+
+    /// The mailboxes to report on from now on.
+    pub(crate) fn watch(&self, mesh: MeshStats) {
+        let _ = self.mesh.set(mesh);
     }
 
     /// The journal's counters; none after it was closed.
@@ -87,6 +93,12 @@ impl Operations {
         metrics::counter!("mangahub_store_batches_total").absolute(reading.batches);
         metrics::counter!("mangahub_parked_records_total").absolute(reading.parked);
         metrics::counter!("mangahub_task_panics_total").absolute(runtime::task::panics_total());
+        for lane in self.mesh.get().into_iter().flat_map(MeshStats::lanes) {
+            let (from, to) = (lane.from.to_string(), lane.to.to_string());
+            metrics::counter!("mangahub_mailbox_sent_total", "from" => from.clone(), "to" => to.clone())
+                .absolute(lane.sent);
+            metrics::counter!("mangahub_mailbox_refused_total", "from" => from, "to" => to).absolute(lane.refused);
+        }
         let store = match (&ping, reading.failing_since_unix_ms) {
             (Err(error), _) => format!("away: {error}"),
             (Ok(()), Some(_)) => format!("not writing: {}", reading.last_error.as_deref().unwrap_or("unknown")),
@@ -157,12 +169,6 @@ fn purge(shared: &Shared) {
         Ok(purged) => tracing::info!(?purged, "old rows were purged"),
         Err(error) => tracing::warn!(%error, "old rows were not purged; tried again in an hour"),
     }
-}
-
-/// Tells the metrics which lanes there are; their counts are read when somebody asks.
-pub(crate) fn describe_mesh(stats: MeshStats) {
-    let shards = stats.lanes().len();
-    tracing::debug!(lanes = shards, "mailboxes between shards");
 }
 
 struct Unpark(Thread);

@@ -60,12 +60,6 @@ enum Slot {
     Resident(Box<Resident>),
 }
 
-/// What the journal had for a user that the store did not have yet when the server started.
-struct Recovered {
-    state: UserState,
-    lsn: Lsn,
-}
-
 /// What looking up a user gives.
 pub(crate) enum Found {
     /// In memory, at this place.
@@ -80,7 +74,9 @@ pub(crate) enum Found {
 pub(crate) struct Users {
     by_id: FxHashMap<UserId, u32>,
     slots: Slab<(UserId, Slot)>,
-    recovered: FxHashMap<UserId, Recovered>,
+    recovered: FxHashMap<UserId, UserState>,
+    /// The last position of any of them.
+    recovered_until: Lsn,
     newest: u32,
     oldest: u32,
     bytes: usize,
@@ -98,6 +94,7 @@ impl Users {
             by_id: FxHashMap::default(),
             slots: Slab::new(),
             recovered: FxHashMap::default(),
+            recovered_until: Lsn::ZERO,
             newest: NONE,
             oldest: NONE,
             bytes: 0,
@@ -112,7 +109,8 @@ impl Users {
 
     /// Takes in what the journal had for a user, at boot.
     pub(crate) fn recover(&mut self, state: UserState, lsn: Lsn) {
-        self.recovered.insert(state.user(), Recovered { state, lsn });
+        self.recovered_until = self.recovered_until.max(lsn);
+        self.recovered.insert(state.user(), state);
     }
 
     /// Looks a user up.
@@ -196,7 +194,7 @@ impl Users {
 
     /// What the journal had for a user and the store may still lack: to be merged into what is loaded now.
     pub(crate) fn recovered(&self, user: UserId) -> Option<hub::StoredUser> {
-        self.recovered.get(&user).map(|recovered| recovered.state.to_rows())
+        self.recovered.get(&user).map(UserState::to_rows)
     }
 
     /// The user was used just now.
@@ -293,10 +291,10 @@ impl Users {
                 break;
             }
         }
-        if !self.recovered.is_empty() {
-            self.recovered.retain(|user, recovered| cursors.get(lane_of(*user)) < recovered.lsn);
-        }
         let lowest = cursors.snapshot().lowest();
+        if !self.recovered.is_empty() && lowest >= self.recovered_until {
+            self.recovered = FxHashMap::default();
+        }
         while self.marks.len() > 1 && self.marks[1].lsn <= lowest {
             self.marks.pop_front();
         }

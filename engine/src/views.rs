@@ -18,6 +18,9 @@ use crate::shared::Shared;
 /// The longest page.
 pub(crate) const PAGE_ROWS_MAX: usize = 100;
 
+/// The store's pages that are looked through for one series' page of history.
+const HISTORY_PAGES_MAX: usize = 10;
+
 impl Core {
     /// A position as a token.
     pub(crate) fn resume(&self, position: u64) -> ResumeToken {
@@ -90,12 +93,31 @@ pub(crate) async fn history(
     cursor: Option<String>,
     limit: usize,
 ) -> Result<View, Fault> {
-    let after = cursor.map(|text| parse_cursor(&text)).transpose()?;
+    let mut after = cursor.map(|text| parse_cursor(&text)).transpose()?;
     let limit = limit.clamp(1, PAGE_ROWS_MAX);
-    let page = shared.store.history(user, after, limit).await.map_err(store_fault)?;
-    let rows = page.days.into_iter().filter(|day| manga.is_none_or(|manga| manga == day.manga)).map(HistoryView::from);
-    let next_cursor = page.next.map(|at| format!("{}.{}.{}", at.day.0, at.version.0, at.manga));
-    Ok(View::History { rows: rows.collect(), next_cursor })
+    let mut rows: Vec<HistoryView> = Vec::new();
+    // One series' days lie among the others': a few of the store's pages may go into one of ours.
+    for _ in 0..HISTORY_PAGES_MAX {
+        let page = shared.store.history(user, after, limit).await.map_err(store_fault)?;
+        after = page.next;
+        for day in page.days {
+            if manga.is_some_and(|manga| manga != day.manga) {
+                continue;
+            }
+            let position = day.position();
+            rows.push(HistoryView::from(day));
+            if rows.len() == limit {
+                // The page may have been cut short here; whether more follows, the next call finds out.
+                after = after.or(manga.map(|_| position)).map(|_| position);
+                break;
+            }
+        }
+        if rows.len() == limit || after.is_none() {
+            break;
+        }
+    }
+    let next_cursor = after.map(|at| format!("{}.{}.{}", at.day.0, at.version.0, at.manga));
+    Ok(View::History { rows, next_cursor })
 }
 
 fn parse_cursor(text: &str) -> Result<HistoryAfter, Fault> {

@@ -21,11 +21,11 @@ pub struct Stalling {
 
 impl Stalling {
     pub fn close(&self) {
-        *self.gate.closed.lock().unwrap() = true;
+        *self.gate.closed.lock().expect("a test's own step works") = true;
     }
 
     pub fn open_gate(&self) {
-        *self.gate.closed.lock().unwrap() = false;
+        *self.gate.closed.lock().expect("a test's own step works") = false;
         self.gate.opened.notify_all();
     }
 }
@@ -37,8 +37,8 @@ struct Gated {
 
 impl SegmentFile for Gated {
     fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        let closed = self.gate.closed.lock().unwrap();
-        drop(self.gate.opened.wait_while(closed, |closed| *closed).unwrap());
+        let closed = self.gate.closed.lock().expect("a test's own step works");
+        drop(self.gate.opened.wait_while(closed, |closed| *closed).expect("a test's own step works"));
         self.real.write(bytes, offset)
     }
 }

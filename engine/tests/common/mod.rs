@@ -68,7 +68,11 @@ impl Server {
             })
             .unzip();
         let doors: Doors = Arc::new(move |engine, context| {
-            let (jobs, notify) = ends[context.id].lock().unwrap().take().expect("each shard opens its doors once");
+            let (jobs, notify) = ends[context.id]
+                .lock()
+                .expect("a test's own step works")
+                .take()
+                .expect("each shard opens its doors once");
             Ok(Box::pin(async move {
                 runtime::spawn(async move {
                     loop {
@@ -196,13 +200,13 @@ pub async fn outgoing(attachment: &Attachment, count: usize) -> Vec<Outgoing> {
 /// What an announcement says: series and chapter.
 pub fn announced(out: &Outgoing) -> Option<(i64, String)> {
     let Outgoing::Announcement(bytes) = out else { return None };
-    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    let text = String::from_utf8(bytes.to_vec()).expect("a test's own step works");
     let mut words = text.split(' ').skip(1);
     Some((words.next()?.parse().ok()?, words.next()?.to_owned()))
 }
 
 pub fn chapter(number: u32) -> Chapter {
-    Chapter::from_hundredths(number * 100).unwrap()
+    Chapter::from_hundredths(number * 100).expect("a test's own step works")
 }
 
 /// Waits until something is so, without counting on how long that takes.
