@@ -1,6 +1,9 @@
 //! The integration tests: one binary, so that everything links once. Each module tests promises of the whole server
 //! through its real doors, with the real binary.
 
+// In a test, a failed unwrap is the failure.
+#![allow(clippy::unwrap_used)]
+
 mod kill_nine;
 mod serve;
 mod support;
