@@ -260,6 +260,22 @@ fn the_store_is_looked_after_with_and_without_a_server() {
 }
 
 #[test]
+fn a_store_that_went_missing_is_explained_and_can_be_given_up() {
+    let server = Server::start();
+    Reader::register(&server, "lost");
+    let (_, launch) = server.stop();
+    let data = launch.data_dir();
+    for name in ["mangahub.db", "mangahub.db-wal", "mangahub.db-shm"] {
+        let _ = std::fs::remove_file(data.join(name));
+    }
+    let refused = launch.refused();
+    assert_eq!(refused.code(), 7, "{refused:#?}");
+    assert!(refused.stderr.contains("db adopt"), "{}", refused.stderr);
+    Finished::run(mangahub().arg("--data-dir").arg(&data).args(["db", "adopt", "--yes"])).done();
+    launch.start().request("GET", "/health/ready").send().expect(200);
+}
+
+#[test]
 fn the_admin_socket_answers_nonsense_with_a_reason() {
     use std::io::{BufRead, BufReader, Write};
     let server = Server::start();

@@ -46,7 +46,7 @@ impl Operator {
 
     /// Takes the folder's lock; `adopt` accepts whatever the store has.
     pub(crate) fn here(config: &Config, adopt: bool) -> Result<Self, OperatorError> {
-        let mut engine_config = settings::engine(config);
+        let mut engine_config = settings::engine(config, 1);
         engine_config.adopt_store = adopt;
         let doors: engine::boot::Doors =
             Arc::new(|_engine, context| Ok(Box::pin(async move { context.drain.draining().await })));

@@ -167,6 +167,8 @@ mod tests {
     fn the_demo_has_enough_series_and_every_row_is_whole() {
         let rows = demo();
         assert!(rows.len() >= 150, "{}", rows.len());
+        let promised = format!("{} well-known series", rows.len());
+        assert!(include_str!("../../README.md").contains(&promised), "the README does not say {promised}");
         let slugs: HashSet<_> = rows.iter().map(|row| row.slug.clone().unwrap()).collect();
         let titles: HashSet<_> = rows.iter().map(|row| row.title.to_lowercase()).collect();
         assert_eq!((slugs.len(), titles.len()), (rows.len(), rows.len()));

@@ -1,4 +1,4 @@
-//! `config show`, `config path` and `init`.
+//! `config show`, `config path` and `init`: what is in force, where it came from, and a commented file to begin with.
 
 use std::fs::OpenOptions;
 use std::io::Write;

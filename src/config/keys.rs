@@ -61,11 +61,13 @@ pub(crate) struct Key {
     pub(crate) secret: bool,
     /// Whether this version knows the key but cannot do what it asks; setting it is refused.
     pub(crate) reserved: bool,
+    /// Whether the key belongs to something that this version does not have; setting it is mentioned.
+    pub(crate) idle: bool,
 }
 
 impl Key {
     const fn new(path: &'static str, kind: Kind, preset: Preset) -> Self {
-        Self { path, kind, preset, compat: &[], secret: false, reserved: false }
+        Self { path, kind, preset, compat: &[], secret: false, reserved: false, idle: false }
     }
 
     const fn compat(mut self, names: &'static [&'static str]) -> Self {
@@ -80,6 +82,11 @@ impl Key {
 
     const fn reserved(mut self) -> Self {
         self.reserved = true;
+        self
+    }
+
+    const fn idle(mut self) -> Self {
+        self.idle = true;
         self
     }
 
@@ -142,10 +149,10 @@ pub(crate) const KEYS: &[Key] = &[
     port("ports.http", 8084).compat(&["HTTP_PORT"]),
     port("ports.tcp_sync", 8081).compat(&["TCP_PORT"]),
     port("ports.metrics", 9100).compat(&["MANGAHUB_ADMIN_PORT"]),
-    port("ports.udp", 8082).compat(&["UDP_PORT"]),
-    port("ports.grpc", 8083).compat(&["GRPC_PORT"]),
-    port("ports.notify", 8085).compat(&["UDP_HTTP_PORT"]),
-    port("ports.quic", 8086).compat(&["MANGAHUB_QUIC_PORT"]),
+    port("ports.udp", 8082).compat(&["UDP_PORT"]).idle(),
+    port("ports.grpc", 8083).compat(&["GRPC_PORT"]).idle(),
+    port("ports.notify", 8085).compat(&["UDP_HTTP_PORT"]).idle(),
+    port("ports.quic", 8086).compat(&["MANGAHUB_QUIC_PORT"]).idle(),
     text("tls.cert", ""),
     text("tls.key", ""),
     switch("tls.allow_plain", false),
@@ -184,7 +191,7 @@ pub(crate) const KEYS: &[Key] = &[
     count("store.queue_rows", 100_000, 1_000, 100_000_000),
     text("store.url", "").compat(&["DATABASE_URL"]).secret().reserved(),
     text("cache.redis_url", "").compat(&["REDIS_URL"]).secret().reserved(),
-    seconds("cache.ttl_s", 3_600, 1, 30 * DAY_S).compat(&["CACHE_TTL"]),
+    seconds("cache.ttl_s", 3_600, 1, 30 * DAY_S).compat(&["CACHE_TTL"]).idle(),
     text("log.filter", "info"),
     choice("log.format", "text", &["text", "json"]),
 ];

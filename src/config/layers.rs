@@ -123,6 +123,7 @@ impl Resolved {
                 .map_err(|message| ConfigError::Value { origin: origin.clone(), message })?;
             resolved.values[index] = (value, origin);
         }
+        resolved.mention_idle_keys();
         Ok(resolved)
     }
 
@@ -140,6 +141,16 @@ impl Resolved {
     /// Every key with its value and origin.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static keys::Key, &Value, &Origin)> {
         KEYS.iter().zip(&self.values).map(|(key, (value, origin))| (key, value, origin))
+    }
+
+    fn mention_idle_keys(&mut self) {
+        for (key, (value, origin)) in KEYS.iter().zip(&self.values) {
+            if key.idle && *value != Value::from(key.preset) {
+                let path = key.path;
+                self.warnings
+                    .push(format!("{path} ({origin}) belongs to something that this version does not have yet"));
+            }
+        }
     }
 
     fn read_file(&mut self, sources: &Sources) -> Result<(), ConfigError> {

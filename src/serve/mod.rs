@@ -59,7 +59,8 @@ pub(crate) fn run(config: &Config, output: Output) -> Result<(), ServeError> {
     let prometheus = install_metrics();
     let connections_max = settings::connections(config, files.limit);
     let plan = DoorPlan::prepare(settings::doors(config, connections_max), prometheus.clone())?;
-    let running = engine::boot::start(settings::engine(config), protocols::encoders(), doors(plan.clone()))?;
+    let running =
+        engine::boot::start(settings::engine(config, connections_max), protocols::encoders(), doors(plan.clone()))?;
     let addresses = plan.addresses();
     admin::serve(&config.data_dir, running.admin(), running.facts().clone())?;
     ports::write(&config.data_dir, addresses).map_err(system("cannot write ports.json"))?;

@@ -13,7 +13,7 @@ const FILES_RESERVED: u64 = 512;
 const CONNECTIONS_MAX: u64 = 1_000_000;
 
 /// What the engine wants to know. Without a secret of its own the configuration leaves it to the data folder's.
-pub(crate) fn engine(config: &Config) -> EngineConfig {
+pub(crate) fn engine(config: &Config, connections_max: u32) -> EngineConfig {
     let secret = config.auth.jwt_secret.clone().unwrap_or_default().into_bytes();
     let mut wanted = EngineConfig::new(&config.data_dir, Vec::new());
     wanted.shards = config.shards;
@@ -29,16 +29,18 @@ pub(crate) fn engine(config: &Config) -> EngineConfig {
         refresh_ttl: config.auth.refresh_token_ttl,
         ..wanted.tokens
     };
-    wanted.limits = limits(config, wanted.limits);
+    wanted.limits = limits(config, connections_max, wanted.limits);
     if config.demo_catalogue {
         wanted.first_catalogue = catalogue::demo();
     }
     wanted
 }
 
-fn limits(config: &Config, preset: Limits) -> Limits {
+fn limits(config: &Config, connections_max: u32, preset: Limits) -> Limits {
     let limits = &config.limits;
     Limits {
+        // The doors count connections for the process; nothing keeps them all from belonging to users of one shard.
+        connections_per_shard: connections_max as usize,
         mailbox_messages: limits.mailbox_messages,
         out_queue_messages: limits.queue_messages,
         out_queue_bytes: limits.queue_bytes,

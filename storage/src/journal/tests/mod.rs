@@ -1,4 +1,4 @@
-//! The journal's promises, on real files.
+//! The journal's promises, on real files: what a fault, a torn tail or damage may and may not do to what was acknowledged.
 
 mod faults;
 mod live;
