@@ -431,7 +431,7 @@ async fn run_shard(context: ShardContext, parts: ShardParts) {
     for (state, lsn) in recovered {
         shard.core.borrow_mut().users.recover(state, lsn);
     }
-    shard.start(&wakes);
+    let loops = shard.start(&wakes);
     let serving = match doors(Engine { shard: shard.clone() }, context.clone()) {
         Ok(serving) => serving,
         Err(text) => {
@@ -444,4 +444,5 @@ async fn run_shard(context: ShardContext, parts: ShardParts) {
     runtime::spawn_essential("drain", shard.clone().drain());
     serving.await;
     shard.finish(&wakes).await;
+    drop(loops);
 }

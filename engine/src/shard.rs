@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_channel::oneshot;
+use futures_util::future::{AbortHandle, abortable};
 use proto::{Code, UserId};
 use runtime::ShardContext;
 use runtime::local::Signal;
@@ -23,6 +24,23 @@ use crate::metrics::{Counters, Handles, Levels};
 use crate::shared::Shared;
 use crate::signin::Bearers;
 use crate::users::Waiting;
+
+/// The tasks that drive a shard, as long as this lives: they end with it, and with them the last hold on the shard.
+pub(crate) struct Loops(Vec<AbortHandle>);
+
+impl Drop for Loops {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+fn endless(name: &'static str, task: impl Future<Output = ()> + 'static) -> AbortHandle {
+    let (task, handle) = abortable(task);
+    drop(runtime::spawn_essential(name, async move {
+        let _ = task.await;
+    }));
+    handle
+}
 
 /// How often users are unpinned, memory is looked at and counts are published.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
@@ -80,13 +98,16 @@ impl Shard {
     }
 
     /// Starts the tasks.
-    pub(crate) fn start(self: &Rc<Self>, wakes: &Wakes) {
-        runtime::spawn_essential("turns", Rc::clone(self).turns());
-        runtime::spawn_essential("watermark", Rc::clone(self).watermark(wakes.watermark.clone()));
-        runtime::spawn_essential("mail", Rc::clone(self).mail());
-        runtime::spawn_essential("held answers", Rc::clone(self).held_answers());
-        runtime::spawn_essential("revocations", Rc::clone(self).revocations(wakes.revoked.clone()));
-        runtime::spawn_essential("housekeeping", Rc::clone(self).housekeeping());
+    pub(crate) fn start(self: &Rc<Self>, wakes: &Wakes) -> Loops {
+        let this = || Rc::clone(self);
+        Loops(vec![
+            endless("turns", this().turns()),
+            endless("watermark", this().watermark(wakes.watermark.clone())),
+            endless("mail", this().mail()),
+            endless("held answers", this().held_answers()),
+            endless("revocations", this().revocations(wakes.revoked.clone())),
+            endless("housekeeping", this().housekeeping()),
+        ])
     }
 
     /// Runs work on a user's owner, here or one hop away, and waits for its durable answer.
