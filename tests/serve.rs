@@ -62,6 +62,7 @@ fn sigterm_ends_it_politely_and_leaves_no_sign_of_a_server() {
     let (status, launch) = server.stop();
     assert!(status.success(), "{status}: {}", launch.stderr());
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert!(!launch.stderr().contains("WARN"), "nothing leaks and nothing is left behind: {}", launch.stderr());
     assert!(!launch.data_dir().join("ports.json").exists());
     assert!(!launch.data_dir().join("admin.sock").exists());
 
