@@ -30,8 +30,9 @@ pub struct AttachOptions {
 /// What a connection hands to its client.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Outgoing {
-    /// The answer to `submit(seq, ..)`. Answers come in the order of submission; runs of plain acks may be merged into one
-    /// cumulative ack.
+    /// The answer to `submit(seq, ..)`. Acks come in the order of submission, and never before the refusal of an earlier
+    /// `seq`; so a run of plain acks may be merged into one cumulative ack. (Elsewhere than on the owner a refusal may come
+    /// before the acks of earlier ones.)
     Ack {
         /// The submitted sequence.
         seq: u64,

@@ -16,7 +16,7 @@ use crate::grants::{Grant, Peer};
 use crate::shard::Shard;
 
 /// Bearer tokens remembered per shard: checking one again costs a probe instead of a signature and two JSON documents.
-const BEARERS_MAX: usize = 16_384;
+const BEARERS_MAX: usize = 4_096;
 
 /// Tokens that were found good.
 #[derive(Default)]

@@ -27,7 +27,7 @@ const SETTLE_SCAN: usize = 256;
 const MARKS_MAX: usize = 4_096;
 
 /// Fixed memory of a user beside the state's own heap.
-const USER_BYTES: usize = size_of::<Slot>() + 48;
+const USER_BYTES: usize = size_of::<Resident>() + 64;
 
 /// Work that waits for its user.
 pub(crate) struct Waiting {
@@ -233,7 +233,8 @@ impl Users {
             unreachable!("only resident users change")
         };
         resident.ticket = ticket;
-        let bytes = USER_BYTES + resident.state.heap_bytes();
+        let ring_bytes = resident.ring.as_ref().map_or(0, |ring| ring.capacity() * size_of::<MangaId>());
+        let bytes = USER_BYTES + resident.state.heap_bytes() + ring_bytes;
         if bytes != resident.bytes {
             self.bytes = self.bytes + bytes - resident.bytes;
             if resident.dirty {

@@ -338,3 +338,28 @@ fn a_drain_answers_what_was_taken_and_then_says_bye() {
     assert!(matches!(out.last(), Some(Outgoing::Close(fault)) if fault.code == Code::ShuttingDown), "{out:?}");
     server.stop();
 }
+
+#[test]
+fn the_strategy_ask_gives_a_token_that_overrides_what_it_showed() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(config(folder.path(), 2), Seams::default());
+    let (tokens, series) = server.seed(1, 1);
+    let (token, manga) = (tokens[0].clone(), series[0]);
+    let ask = Command::SetPreferences { strategy: Some(engine::Strategy::Ask), utc_offset_min: Some(60) };
+    server.on(0, move |engine| async move {
+        let me = grant(&engine, &token).await;
+        let set = async |update| engine.command(&me, Command::SetProgress(update)).await;
+        engine.command(&me, ask).await.unwrap();
+        let wrong = Command::SetPreferences { strategy: None, utc_offset_min: Some(10_000) };
+        assert_eq!(engine.command(&me, wrong).await.unwrap_err().code, Code::InvalidInput);
+        set(SetProgress::to(manga, chapter(9))).await.unwrap();
+        let conflict = set(SetProgress::to(manga, chapter(3))).await.unwrap_err();
+        let Extra::Conflict(state) = &conflict.extra else { panic!("{conflict:?}") };
+        assert_eq!((conflict.code, state.stored.chapter, state.asked), (Code::Conflict, chapter(9), chapter(3)));
+        let confirmed = SetProgress { conflict_token: state.token, ..SetProgress::to(manga, chapter(3)) };
+        set(confirmed).await.unwrap();
+        // It named the state it overrode; that one is gone.
+        set(SetProgress::to(manga, chapter(9))).await.unwrap();
+        assert_eq!(set(confirmed).await.unwrap_err().code, Code::Conflict);
+    });
+}
