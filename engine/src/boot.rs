@@ -1,6 +1,7 @@
 //! The boot sequence: folder, journal, store, recovery, writer, compute pool, shards, and only then the doors. What it
 //! returns is the way to the running server for everybody who is not on a shard: administration and shutdown.
 
+use futures_executor::block_on;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -34,7 +35,7 @@ use crate::recovery::{self, Recovered};
 use crate::shard::{Shard, Wakes};
 use crate::shared::Shared;
 use crate::tokens::{SECRET_BYTES_MIN, Tokens};
-use crate::upkeep::{Operations, Upkeep, wait};
+use crate::upkeep::{Operations, Upkeep};
 
 /// A shard's open doors: serves until they are closed (after the drain began and every connection has been told) or the
 /// hard stop fires.
@@ -286,7 +287,7 @@ fn open_and_replay(
     store: &SharedStore,
 ) -> Result<Replayed, StartError> {
     let opened = journal::open(wanted.clone()).map_err(|error| StartError::Journal(error.to_string()))?;
-    let cursors = wait(store.cursors(opened.recovery.journal_id()));
+    let cursors = block_on(store.cursors(opened.recovery.journal_id()));
     let cursors = cursors.map_err(|error| StartError::Store(error.to_string()))?;
     let recovered = recovery::replay(&opened.recovery, &cursors, folder.node())?;
     Ok((opened, cursors, recovered))
@@ -301,10 +302,10 @@ fn folder_aside(folder: &DataFolder) -> Result<(), StartError> {
 
 fn load_catalogue(config: &EngineConfig, store: &SharedStore) -> Result<Catalogue, StartError> {
     let failed = |error: storage::store::StoreError| StartError::Store(error.to_string());
-    let mut rows = wait(store.load_catalogue()).map_err(failed)?;
+    let mut rows = block_on(store.load_catalogue()).map_err(failed)?;
     if rows.is_empty() && !config.first_catalogue.is_empty() {
-        wait(store.import(config.first_catalogue.clone(), now_ms())).map_err(failed)?;
-        rows = wait(store.load_catalogue()).map_err(failed)?;
+        block_on(store.import(config.first_catalogue.clone(), now_ms())).map_err(failed)?;
+        rows = block_on(store.load_catalogue()).map_err(failed)?;
     }
     Ok(Catalogue::new(rows.into_iter().map(crate::catalogue::Series::from).collect()))
 }
@@ -312,7 +313,7 @@ fn load_catalogue(config: &EngineConfig, store: &SharedStore) -> Result<Catalogu
 /// What was revoked before, as the store and the checkpoint have it.
 fn revocations(store: &SharedStore, kept: Vec<(proto::GrantId, u64)>) -> Result<Revocations, StartError> {
     let now_ms = now_ms();
-    let known = wait(store.revocations(0, now_ms)).map_err(|error| StartError::Store(error.to_string()))?;
+    let known = block_on(store.revocations(0, now_ms)).map_err(|error| StartError::Store(error.to_string()))?;
     let known = known.into_iter().map(|revoked| (revoked.grant, revoked.keep_until_unix_ms));
     Ok(Revocations::new(kept.into_iter().filter(|(_, until_ms)| *until_ms >= now_ms).chain(known)))
 }

@@ -1,15 +1,13 @@
 //! Upkeep: one plain thread that looks at the store and the journal once a second, says what works, writes the checkpoint,
 //! and has old rows purged. Nothing that a request waits for happens here.
 
-use std::future::Future;
 use std::io;
-use std::pin::pin;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, JoinHandle, Thread};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use futures_executor::block_on;
 use proto::Version;
 use runtime::mailbox::MeshStats;
 use storage::checkpoint::Checkpoint;
@@ -79,7 +77,7 @@ impl Operations {
     }
 
     fn look(&self, shared: &Shared) {
-        let ping = wait(shared.store.ping());
+        let ping = block_on(shared.store.ping());
         let reading = self.writer.read();
         let journal = self.journal_stats().unwrap_or_default();
         metrics::counter!("mangahub_journal_commits_total").absolute(journal.commits);
@@ -165,29 +163,8 @@ impl Upkeep {
 
 fn purge(shared: &Shared) {
     let now_ms = now_ms();
-    match wait(shared.store.purge(now_ms, now_ms.saturating_sub(TOMBSTONES_KEPT_MS))) {
+    match block_on(shared.store.purge(now_ms, now_ms.saturating_sub(TOMBSTONES_KEPT_MS))) {
         Ok(purged) => tracing::info!(?purged, "old rows were purged"),
         Err(error) => tracing::warn!(%error, "old rows were not purged; tried again in an hour"),
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Blocks this thread until a future is ready. For threads that are not shards.
-pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(answer) => return answer,
-            Poll::Pending => thread::park(),
-        }
     }
 }

@@ -26,12 +26,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+#[cfg(feature = "glommio")]
+pub use self::glommio::GlommioEngine;
 pub use cursors::{Cursors, LaneCursors};
 pub use engine::{Engine, Medium, SegmentFile, StdEngine};
 pub use error::{OpenError, ReplayError, StartError};
 pub use feed::{CommitFeed, Committed, FeedError, Next, RawRecord};
-#[cfg(feature = "glommio")]
-pub use self::glommio::GlommioEngine;
 pub use recovery::{Opened, Recovery, Replay, Replayed, open};
 pub use shard::{Busy, BusyReason, Durable, Journalled, ShardJournal, Ticket};
 pub use start::{Journal, Started, Starter, Stats};

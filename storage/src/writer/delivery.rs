@@ -1,12 +1,12 @@
 //! Getting a batch into the store: again and again while the store is away, in halves while it refuses some row of it, until
 //! the one record that it refuses stands alone and is parked. Cursors move in the transactions, in order, and nowhere else.
 
+use futures_executor::block_on;
 use std::sync::Arc;
 
 use super::WriterConfig;
 use super::pending::{Part, Pending};
 use super::stats::WriterStats;
-use super::wait::wait;
 use crate::journal::{JournalId, LaneCursors};
 use crate::lane::Lane;
 use crate::store::{Batch, NewParked, Rows, SharedStore, StoreError};
@@ -86,7 +86,7 @@ impl Delivery {
                 now_unix_ms: super::now_unix_ms(),
             };
             let began = std::time::Instant::now();
-            match wait(self.store.apply(batch)) {
+            match block_on(self.store.apply(batch)) {
                 Ok(applied) => {
                     cursors.iter().for_each(|(lane, lsn)| self.reached.advance(*lane, *lsn));
                     self.stats.stored(rows.count(), applied, parked.len(), began.elapsed());

@@ -1,6 +1,7 @@
 //! Draining a journal that is not running (`mangahub db drain`): what the store lacks is replayed into it, batch by batch, by the
 //! same delivery as the running writer's.
 
+use futures_executor::block_on;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,6 @@ use super::WriterConfig;
 use super::delivery::{Delivery, Ended};
 use super::pending::Pending;
 use super::stats::WriterStats;
-use super::wait::wait;
 use crate::journal::{Lsn, Recovery, ReplayError};
 use crate::store::{SharedStore, StoreError};
 
@@ -51,7 +51,7 @@ pub fn drain(
     mut progress: impl FnMut(&Drained),
 ) -> Result<Drained, DrainError> {
     let journal = recovery.journal_id();
-    let cursors = wait(store.cursors(journal))?;
+    let cursors = block_on(store.cursors(journal))?;
     let stats = Arc::new(WriterStats::new(cursors.lowest()));
     stats.stop_at(Instant::now() + patience);
     let mut delivery = Delivery::new(store.clone(), journal, cursors, config, stats.clone());

@@ -6,7 +6,6 @@ mod delivery;
 mod drain;
 mod pending;
 mod stats;
-mod wait;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

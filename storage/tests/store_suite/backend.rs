@@ -1,11 +1,8 @@
 //! A store for one test, and ways to look at it from outside: everything in it as text, and closing and opening it again.
 
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
 
+pub(crate) use futures_executor::block_on as wait;
 use storage::store::{SharedStore, SqliteConfig, SqliteStore};
 
 /// One fresh store.
@@ -113,32 +110,11 @@ impl Backend for Sqlite {
     }
 }
 
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Waits for an answer, as an executor would.
-pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(answer) => return answer,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
-
 /// Waits until something is so, for as long as a slow machine may need.
 pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !so() {
         assert!(std::time::Instant::now() < deadline, "never: {what}");
-        thread::yield_now();
+        std::thread::yield_now();
     }
 }
