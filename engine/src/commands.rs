@@ -2,7 +2,7 @@
 //! update from there to here without a task, a future or an allocation; every other path is the same one with more room.
 
 use hub::{Change, Context, Outcome};
-use proto::{Chapter, Code, ConflictToken, MergeKey};
+use proto::{Chapter, Code, MergeKey};
 use storage::journal::{Busy, BusyReason, Ticket};
 use storage::lane::Lane;
 
@@ -179,7 +179,7 @@ impl Core {
                 let state = ConflictState {
                     stored: ProgressView::from(conflict.stored),
                     asked: conflict.proposed.chapter,
-                    token: conflict.token.and_then(|token| ConflictToken::from_bytes(*token.as_bytes())),
+                    token: conflict.token,
                 };
                 Err(Fault { code: Code::Conflict, detail: detail.into(), extra: Extra::Conflict(Box::new(state)) })
             }
@@ -366,7 +366,7 @@ impl SetProgress {
             device: self.device,
             device_seq: self.device_seq,
             force: self.force,
-            conflict_token: self.conflict_token.map(|token| hub::ConflictToken::from_bytes(*token.as_bytes())),
+            conflict_token: self.conflict_token,
         })
     }
 }

@@ -2,7 +2,7 @@
 //! would when they are replayed. So nothing but an applied command can change anything, and nothing an applied command did
 //! can be missing from the journal.
 
-use proto::{Chapter, DeviceId, MangaId, MergeKey, ReadingStatus, Version};
+use proto::{Chapter, ConflictToken, DeviceId, MangaId, MergeKey, ReadingStatus, Version};
 
 use crate::command::{Command, Context, SeriesFacts, SetProgress};
 use crate::device::{DEVICES_PER_USER_MAX, Device, DeviceStamp, SEEN_AGAIN_AFTER_MS};
@@ -12,7 +12,7 @@ use crate::outcome::{Change, Conflict, Outcome, Proposal, Reject};
 use crate::preferences::{Preferences, Strategy, UtcOffset};
 use crate::progress::{ProgressRow, ProgressView};
 use crate::record::{DeviceRecord, LibraryRecord, PreferencesRecord, ProgressRecord, Record};
-use crate::token::ConflictToken;
+use crate::token;
 use crate::user::{SERIES_PER_USER_MAX, Series, UserState};
 use crate::window::{DEVICE_SEQ_MAX, Seen};
 
@@ -133,13 +133,15 @@ fn check_going_back(
         return Ok(rereads && series.status() != Some(ReadingStatus::ReReading));
     };
     let permitted = |token: ConflictToken| {
-        token.permits(context.token_tag, state.user(), command.manga, &stored.key, context.wall_ms)
+        token::permits(token, context.token_tag, state.user(), command.manga, &stored.key, context.wall_ms)
     };
     if rereads || command.conflict_token.is_some_and(permitted) {
         return Ok(true);
     }
-    let token = (strategy == Strategy::Ask)
-        .then(|| ConflictToken::issue(context.token_tag, state.user(), command.manga, &stored.key, context.wall_ms));
+    let token = match strategy {
+        Strategy::Ask => token::issue(context.token_tag, state.user(), command.manga, &stored.key, context.wall_ms),
+        Strategy::Furthest | Strategy::Latest => None,
+    };
     let SetProgress { manga, chapter, page, status, .. } = *command;
     let stored = ProgressView::new(manga, stored, series.status());
     Err(Refusal::Conflict(Conflict { stored, proposed: Proposal { manga, chapter, page, status }, token }))

@@ -1,11 +1,11 @@
 //! What may be asked of a user's state, and what the rules are handed to decide it: the time, the shard's clock, the facts
 //! about the series, and a keyed tag for conflict tokens.
 
-use proto::{Chapter, DeviceId, DeviceSeq, MangaId, Page, ReadingStatus, SeriesStatus};
+use proto::{Chapter, ConflictToken, DeviceId, DeviceSeq, MangaId, Page, ReadingStatus, SeriesStatus};
 
 use crate::clock::Hlc;
 use crate::preferences::{Strategy, UtcOffset};
-use crate::token::{ConflictToken, TokenTag};
+use crate::token::TokenTag;
 
 /// A change that a user asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -36,6 +36,5 @@ pub use outcome::{Change, Conflict, Event, Outcome, ProgressEvent, Proposal, Rej
 pub use preferences::{Preferences, Strategy, UtcOffset};
 pub use progress::{ProgressRow, ProgressView};
 pub use record::{DeviceRecord, LibraryRecord, PreferencesRecord, ProgressRecord, Record};
-pub use token::ConflictToken;
 pub use user::UserState;
 pub use window::Window;

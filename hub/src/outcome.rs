@@ -1,12 +1,11 @@
 //! What came of a command. Only `Applied` changes anything; everything else leaves the state as it was. Texts for people are
 //! written when somebody reads them, so the ordinary path formats and allocates nothing.
 
-use proto::{Chapter, Code, DeviceId, MangaId, Page, ReadingStatus, UserId};
+use proto::{Chapter, Code, ConflictToken, DeviceId, MangaId, Page, ReadingStatus, UserId};
 
 use crate::library::LibraryView;
 use crate::progress::ProgressView;
 use crate::record::{DeviceRecord, Record};
-use crate::token::ConflictToken;
 
 /// What came of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
