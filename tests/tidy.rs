@@ -16,7 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("storage", &["hub", "runtime", "proto"]),
     ("engine", &["hub", "storage", "runtime", "proto"]),
     ("ingest", &["engine"]),
-    ("protocols", &["engine", "hub", "runtime", "proto"]),
+    ("protocols", &["engine", "runtime", "proto"]),
     ("client", &["proto"]),
     ("loadtest", &["client", "proto"]),
 ];

@@ -10,7 +10,7 @@ use crate::attach::Outgoing;
 use crate::core::{Core, Release};
 use crate::fault::{ConflictState, Extra, Fault};
 use crate::message::{Answer, Attached, ConnRef, Request, Target, Work};
-use crate::request::{Acked, Announcement, Command, Done, LibraryView, ProgressView, SetProgress};
+use crate::request::{Acked, Announcement, Command, Done, ProgressView, SetProgress};
 use crate::users::{Found, Resident, Waiting};
 
 /// The most that one command's records take in the journal, framing included: a progress record and a device's tombstone.
@@ -280,7 +280,7 @@ impl Core {
             }),
             hub::Record::Library(record) => {
                 let row = self.users.get(slot).state.library(record.manga);
-                row.map_or(Done::Nothing, |row| Done::Library(LibraryView::from(row)))
+                row.map_or(Done::Nothing, Done::Library)
             }
             _ => Done::Nothing,
         }
@@ -294,7 +294,7 @@ impl Core {
             }
             hub::Command::SetLibraryStatus { manga, .. } | hub::Command::AddToLibrary { manga, .. } => {
                 let row = self.users.get(slot).state.library(*manga);
-                row.map_or(Done::Nothing, |row| Done::Library(LibraryView::from(row)))
+                row.map_or(Done::Nothing, Done::Library)
             }
             _ => Done::Nothing,
         }

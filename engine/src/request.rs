@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+pub use hub::{DeviceView, LibraryView, Strategy};
 pub use proto::frame::ResumeToken;
 use proto::ids::{DeviceId, MangaId, UserId};
 use proto::values::{Chapter, ConflictToken, DeviceSeq, MergeKey, Page, ReadingStatus};
@@ -92,8 +93,6 @@ pub enum Command {
     },
 }
 
-pub use hub::Strategy;
-
 /// The answer to a command.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Done {
@@ -137,30 +136,6 @@ pub struct ProgressView {
     pub device: Option<DeviceId>,
     /// The progress was deleted; only announcements, catch-up and conflicts show such a state.
     pub deleted: bool,
-}
-
-/// A series in a user's library.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct LibraryView {
-    /// The series.
-    pub manga: MangaId,
-    /// How the user stands to it.
-    pub status: ReadingStatus,
-    /// Milliseconds since 1970.
-    pub added_at_ms: u64,
-    /// Milliseconds since 1970.
-    pub updated_at_ms: u64,
-}
-
-/// One of a user's clients.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct DeviceView {
-    /// The device.
-    pub device: DeviceId,
-    /// The highest sequence applied; 0 when none was.
-    pub last_seq: DeviceSeq,
-    /// Milliseconds since 1970.
-    pub last_seen_ms: u64,
 }
 
 /// A row of the reading history: one per series, day and node.

@@ -41,13 +41,13 @@ impl Core {
                 View::ProgressPage { rows, total }
             }
             Query::Library => {
-                let mut rows: Vec<LibraryView> = state.library_views().map(LibraryView::from).collect();
+                let mut rows: Vec<LibraryView> = state.library_views().collect();
                 rows.sort_unstable_by_key(|row| Reverse((row.added_at_ms, row.manga)));
                 View::Library(rows)
             }
             Query::Devices => {
-                let mut rows: Vec<DeviceView> = state.device_views().map(DeviceView::from).collect();
-                rows.sort_unstable_by_key(|row| Reverse((row.last_seen_ms, row.device)));
+                let mut rows: Vec<DeviceView> = state.device_views().collect();
+                rows.sort_unstable_by_key(|row| Reverse((row.last_seen_ms, row.id)));
                 View::Devices(rows)
             }
             Query::History { .. } => unreachable!("history is the store's; no shard is asked for it"),
@@ -143,23 +143,6 @@ impl From<hub::ProgressView> for ProgressView {
             device: None,
             deleted: view.deleted,
         }
-    }
-}
-
-impl From<hub::LibraryView> for LibraryView {
-    fn from(view: hub::LibraryView) -> Self {
-        Self {
-            manga: view.manga,
-            status: view.status,
-            added_at_ms: view.added_at_ms,
-            updated_at_ms: view.version.unix_ms(),
-        }
-    }
-}
-
-impl From<hub::DeviceView> for DeviceView {
-    fn from(view: hub::DeviceView) -> Self {
-        Self { device: view.id, last_seq: view.last_seq, last_seen_ms: view.last_seen_ms }
     }
 }
 

@@ -39,4 +39,9 @@ impl LibraryView {
         let LibraryRow { version, deleted, status, added_at_ms, .. } = *row;
         Self { manga, status, added_at_ms, version, deleted }
     }
+
+    /// When it was last changed, in Unix milliseconds.
+    pub fn updated_at_ms(&self) -> u64 {
+        self.version.unix_ms()
+    }
 }

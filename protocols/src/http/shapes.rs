@@ -184,7 +184,7 @@ impl<'a> LibraryRow<'a> {
             manga: series.map(Into::into),
             status: row.status,
             added_at: rfc3339(row.added_at_ms),
-            updated_at: rfc3339(row.updated_at_ms),
+            updated_at: rfc3339(row.updated_at_ms()),
         }
     }
 }
@@ -319,7 +319,7 @@ pub(crate) struct Device {
 
 impl From<DeviceView> for Device {
     fn from(view: DeviceView) -> Self {
-        Self { device_id: view.device, last_seq: view.last_seq.0, last_seen: rfc3339(view.last_seen_ms) }
+        Self { device_id: view.id, last_seq: view.last_seq.0, last_seen: rfc3339(view.last_seen_ms) }
     }
 }
 
