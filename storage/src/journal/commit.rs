@@ -198,6 +198,7 @@ impl Committer {
         let header = SegmentHeader { segment, first: self.next, version: self.version, ..header };
         self.active = Active::begin(&*self.engine, path.clone(), header)
             .map_err(|error| format!("beginning segment {} failed: {error}", path.display()))?;
+        self.room.begun();
         Ok(())
     }
 

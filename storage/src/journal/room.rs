@@ -19,6 +19,8 @@ struct State {
     sealed: VecDeque<Sealed>,
     next: Option<PathBuf>,
     next_segment: u64,
+    /// The segment taken last has no durable header yet.
+    beginning: bool,
     /// Bytes that the segment being written has left.
     remaining_bytes: u64,
     /// Why there is no next segment, once that is more than a matter of time.
@@ -74,6 +76,7 @@ impl Room {
             sealed: config.sealed,
             next: None,
             next_segment: config.next_segment,
+            beginning: false,
             remaining_bytes: config.segment_bytes,
             obstacle: None,
             prepare_failures: 0,
@@ -107,7 +110,8 @@ impl Room {
     }
 
     /// Seals the segment that was being written and takes the prepared one; waits for it, since admission has made sure that
-    /// it is coming. None when it does not come.
+    /// it is coming. None when it does not come. The sealed one stays until [`Room::begun`]: it is what says which journal
+    /// this is, and where it ends.
     pub(super) fn roll(&self, sealed: Sealed, patience: Duration) -> Option<(u64, PathBuf)> {
         let deadline = Instant::now() + patience;
         let mut state = self.lock();
@@ -121,12 +125,18 @@ impl Room {
         let path = state.next.take()?;
         let segment = state.next_segment;
         state.sealed.push_back(sealed);
+        state.beginning = true;
         state.next_segment += 1;
         state.remaining_bytes = self.segment_bytes;
         self.judge(&state);
         drop(state);
         self.changed.notify_all();
         Some((segment, path))
+    }
+
+    /// The segment taken last has its header on the disk.
+    pub(super) fn begun(&self) {
+        self.lock().beginning = false;
     }
 
     /// Ends the preparing thread after what it is doing.
@@ -171,11 +181,13 @@ impl Room {
     fn drop_drained(&self) {
         let drained = self.cursors.snapshot().lowest();
         loop {
-            let Some(path) =
-                self.lock().sealed.front().filter(|front| front.last <= drained).map(|front| front.path.clone())
-            else {
-                return;
+            let path = {
+                let state = self.lock();
+                let kept = state.beginning && state.sealed.len() == 1;
+                let front = state.sealed.front().filter(|front| front.last <= drained && !kept);
+                front.map(|front| front.path.clone())
             };
+            let Some(path) = path else { return };
             let removed = match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
                 _ => sync_folder(&self.folder),

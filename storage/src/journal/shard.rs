@@ -105,6 +105,11 @@ pub(super) struct Watermark {
 }
 
 impl Watermark {
+    /// Before the first hand-over: what earlier runs left in the journal is durable, and the store may lack it.
+    pub(super) fn at(end: Lsn) -> Self {
+        Self { lsn: AtomicU64::new(end.0), ..Self::default() }
+    }
+
     /// Moves it. The ticket goes last: who sees it sees the rest.
     pub(super) fn publish(&self, ticket: u64, lsn: Lsn, bytes: u64) {
         self.lsn.store(lsn.0, Ordering::Release);

@@ -124,7 +124,7 @@ impl Starter {
         let next = cursors.lowest().plus(1);
         let queue = FeedQueue::new(config.feed_rows_max, chain.end, next);
         let feed = CommitFeed::new(queue.clone(), config.folder.clone(), chain.journal, next);
-        let watermarks: Arc<[Watermark]> = listeners.iter().map(|_| Watermark::default()).collect();
+        let watermarks: Arc<[Watermark]> = listeners.iter().map(|_| Watermark::at(chain.end)).collect();
         let (sender, inbox) = mpsc::channel();
         let per_shard = config.in_flight_bytes_max / listeners.len() as u64;
         let shards = (0..listeners.len())

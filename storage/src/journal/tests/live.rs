@@ -217,3 +217,70 @@ fn a_journal_without_room_for_four_segments_does_not_start() {
     let error = open(config).unwrap().journal.start(LaneCursors::START, listeners).unwrap_err();
     assert!(matches!(error, StartError::NoRoom { .. }) && error.to_string().contains("Free some space"), "{error}");
 }
+
+/// Says, before it opens a segment, whether an earlier one has been dropped by then.
+struct Onlooker {
+    real: StdEngine,
+    orphaned: std::sync::atomic::AtomicBool,
+}
+
+impl Engine for Onlooker {
+    fn name(&self) -> &'static str {
+        "onlooker"
+    }
+
+    fn probe(&self, folder: &Path) -> std::io::Result<Medium> {
+        self.real.probe(folder)
+    }
+
+    fn prepare(&self, path: &Path, bytes: u64) -> std::io::Result<()> {
+        self.real.prepare(path, bytes)
+    }
+
+    fn open(&self, path: &Path) -> std::io::Result<Box<dyn SegmentFile>> {
+        let folder = path.parent().unwrap();
+        let begun = || {
+            let says_so = |other: &PathBuf| std::fs::read(other).is_ok_and(|bytes| bytes.starts_with(b"MHJOURNL"));
+            segments(folder).iter().any(|other| other != path && says_so(other))
+        };
+        if path != first_segment(folder) {
+            // Time for the other thread to do what it must not.
+            let deadline = Instant::now() + Duration::from_millis(300);
+            while begun() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            self.orphaned.fetch_or(!begun(), std::sync::atomic::Ordering::SeqCst);
+        }
+        self.real.open(path)
+    }
+}
+
+#[test]
+fn at_every_moment_some_segment_says_which_journal_this_is() {
+    let folder = disk_folder();
+    let engine = Arc::new(Onlooker { real: StdEngine::default(), orphaned: Default::default() });
+    let mut rig = Rig::start_with(config(folder.path(), engine.clone()), 1);
+    for number in 0..600 {
+        wait_until("there is room", || rig.shards[0].admit(8_012).is_ok());
+        rig.write_durably(0, [Note { number, bytes: 4_000 }]);
+        // The store follows at once: every segment is drained when it is sealed.
+        Lane::all().for_each(|lane| rig.cursors.publish(lane, Lsn(number + 1)));
+    }
+    assert_eq!(rig.journal().stats().end, Lsn(600));
+    assert!(rig.close());
+    let orphaned = engine.orphaned.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(!orphaned, "a crash now would have left a folder in which nothing says that there was a journal");
+}
+
+#[test]
+fn after_a_restart_the_watermark_stands_where_the_journal_ends() {
+    let folder = disk_folder();
+    let mut rig = Rig::start(folder.path(), 1);
+    rig.write_durably(0, notes(0..7));
+    assert!(rig.close());
+    let mut rig = Rig::start(folder.path(), 3);
+    for shard in &rig.shards {
+        assert_eq!(shard.durable(), Durable { ticket: Ticket(0), lsn: Lsn(7) });
+    }
+    assert!(rig.close());
+}
