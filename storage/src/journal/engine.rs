@@ -102,9 +102,9 @@ impl StdEngine {
         (direct | durable).bits() as i32
     }
 
-    /// The segment as the journal writes it; for engines that wrap this one.
-    pub(super) fn open_file(&self, path: &Path) -> io::Result<File> {
-        OpenOptions::new().write(true).custom_flags(self.flags(true)).open(path)
+    /// The segment as the journal writes it (`durable`); for engines that wrap this one.
+    pub(super) fn open_file(&self, path: &Path, durable: bool) -> io::Result<File> {
+        OpenOptions::new().write(true).custom_flags(self.flags(durable)).open(path)
     }
 
     fn takes_direct_writes(&self, folder: &Path) -> io::Result<bool> {
@@ -173,7 +173,7 @@ impl Engine for StdEngine {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn SegmentFile>> {
-        Ok(Box::new(StdFile(self.open_file(path)?)))
+        Ok(Box::new(StdFile(self.open_file(path, true)?)))
     }
 }
 
@@ -203,7 +203,7 @@ mod tests {
             let path = folder.path().join("segment");
             engine.prepare(&path, 64 << 10).unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), vec![0; 64 << 10]);
-            let flags = rustix::fs::fcntl_getfl(engine.open_file(&path).unwrap()).unwrap();
+            let flags = rustix::fs::fcntl_getfl(engine.open_file(&path, true).unwrap()).unwrap();
             assert!(flags.contains(OFlags::DSYNC), "without O_DSYNC a write is not durable when it returns");
             assert_eq!(flags.contains(OFlags::DIRECT), medium.direct);
         }

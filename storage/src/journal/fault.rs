@@ -1,11 +1,12 @@
-//! A disk that fails on demand, under the journal: for tests only. It refuses room, fails, shortens or tears a write, holds
-//! writes back, and at a simulated power failure forgets whatever had not been flushed when its write returned.
+//! A disk that fails on demand, under the journal: for tests only. It refuses room, fails, shortens or tears a write, holds or
+//! slows writes, and at a simulated power failure forgets or tears whatever had not been flushed when its write returned.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
@@ -23,10 +24,23 @@ pub enum WriteFault {
     Torn(u64),
 }
 
+/// What a power failure does to writes that were not flushed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PowerLoss {
+    /// None of them reached the disk.
+    Dropped,
+    /// Some of their sectors did: a seeded choice for each.
+    Torn(u64),
+}
+
+/// A disk writes this much or nothing.
+const SECTOR_BYTES: usize = 512;
+
 #[derive(Default)]
 struct Plan {
     no_space: bool,
     held: bool,
+    delay: Duration,
     /// Writes to let through before the fault.
     fault: Option<(u64, WriteFault)>,
     writes: u64,
@@ -37,10 +51,17 @@ struct Plan {
 #[derive(Clone, Default)]
 pub struct FaultEngine {
     inner: Arc<StdEngine>,
+    without_flush: bool,
     plan: Arc<(Mutex<Plan>, Condvar)>,
 }
 
 impl FaultEngine {
+    /// Segments are opened without O_DSYNC: the negative control, which shows that the promise rests on that flag and that a
+    /// power failure of this layer finds out.
+    pub fn without_flush() -> Self {
+        Self { without_flush: true, ..Self::default() }
+    }
+
     fn plan(&self) -> MutexGuard<'_, Plan> {
         self.plan.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -56,6 +77,11 @@ impl FaultEngine {
         self.plan.1.notify_all();
     }
 
+    /// Every write takes this much longer.
+    pub fn set_delay(&self, delay: Duration) {
+        self.plan().delay = delay;
+    }
+
     /// After `writes` more writes, segment headers included, one meets `fault`.
     pub fn fail_after(&self, writes: u64, fault: WriteFault) {
         self.plan().fault = Some((writes, fault));
@@ -66,13 +92,32 @@ impl FaultEngine {
         self.plan().writes
     }
 
-    /// The power fails: what a write left unflushed is as it was before. Call once nothing writes any more.
-    pub fn lose_power(&self) -> io::Result<()> {
-        for (path, offset, before) in self.plan().unflushed.drain(..).rev() {
-            File::options().write(true).open(path)?.write_all_at(&before, offset)?;
+    /// The power fails: what a write left unflushed is as it was before, in whole or in part. Answers how many writes that
+    /// were. Call once nothing writes any more.
+    pub fn lose_power(&self, loss: PowerLoss) -> io::Result<usize> {
+        let unflushed = std::mem::take(&mut self.plan().unflushed);
+        let mut random = match loss {
+            PowerLoss::Dropped => None,
+            PowerLoss::Torn(seed) => Some(seed),
+        };
+        for (path, offset, before) in unflushed.iter().rev() {
+            let file = File::options().write(true).open(path)?;
+            for (index, sector) in before.chunks(SECTOR_BYTES).enumerate() {
+                if !random.as_mut().is_some_and(|state| splitmix(state) & 1 == 1) {
+                    file.write_all_at(sector, offset + (index * SECTOR_BYTES) as u64)?;
+                }
+            }
         }
-        Ok(())
+        Ok(unflushed.len())
     }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): a few bits that a seed repeats.
+fn splitmix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 impl Engine for FaultEngine {
@@ -92,7 +137,7 @@ impl Engine for FaultEngine {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn SegmentFile>> {
-        let file = self.inner.open_file(path)?;
+        let file = self.inner.open_file(path, !self.without_flush)?;
         // A write returns flushed because of this flag and nothing else.
         let flushes = rustix::fs::fcntl_getfl(&file)?.contains(OFlags::DSYNC);
         Ok(Box::new(FaultFile { engine: self.clone(), file, path: path.to_owned(), flushes }))
@@ -113,14 +158,18 @@ impl FaultFile {
             plan = self.engine.plan.1.wait(plan).unwrap_or_else(PoisonError::into_inner);
         }
         plan.writes += 1;
-        match &mut plan.fault {
+        let delay = plan.delay;
+        let fault = match &mut plan.fault {
             Some((0, fault)) => Some(*fault),
             Some((left, _)) => {
                 *left -= 1;
                 None
             }
             None => None,
-        }
+        };
+        drop(plan);
+        std::thread::sleep(delay);
+        fault
     }
 
     fn remember(&self, offset: u64, length: usize) -> io::Result<()> {
