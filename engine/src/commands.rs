@@ -115,6 +115,9 @@ impl Core {
                 if let Target::Connection { conn, seq } = target {
                     return self.update(slot, conn, seq, &update, framed);
                 }
+                if update.ack_database && self.is_held_full() {
+                    return self.gate_user(slot, None, target, Err(too_much_held()));
+                }
                 let lane = update.ack_database.then(|| self.users.get(slot).lane);
                 let answer = self.change(slot, &update.command(), None, update.device);
                 return self.gate_user(slot, lane, target, answer.map(Answer::Done));
@@ -143,6 +146,9 @@ impl Core {
         if framed && let Err(empty) = self.frame_rate.draw(&mut self.users.get(slot).frames, self.now.since_start_ns) {
             return self.gate_user(slot, None, Target::Connection { conn, seq }, Err(too_fast(empty.wait_ns)));
         }
+        if update.ack_database && self.is_held_full() {
+            return self.gate_user(slot, None, Target::Connection { conn, seq }, Err(too_much_held()));
+        }
         match self.change(slot, &update.command(), Some(conn), update.device) {
             Ok(Done::Progress(acked)) => {
                 let resident = self.users.get(slot);
@@ -162,10 +168,16 @@ impl Core {
         device: Option<proto::DeviceId>,
     ) -> Result<Done, Fault> {
         self.admit()?;
-        let outcome = self.apply(slot, command);
+        // One step: state that is not in the journal's buffer under its ticket must never be seen, whatever panics.
+        let outcome = runtime::essential("rules", || {
+            let outcome = self.apply(slot, command);
+            if let Outcome::Applied(change) = &outcome {
+                self.journal_change(slot, change);
+            }
+            outcome
+        });
         match outcome {
             Outcome::Applied(change) => {
-                self.journal_change(slot, &change);
                 self.counters.applied += 1;
                 self.announce_change(slot, &change, origin, device);
                 Ok(self.done(slot, &change, device))
@@ -226,8 +238,7 @@ impl Core {
             strict_total: shared.config.strict_total,
             token_tag: &|message| shared.conflict_tag(message),
         };
-        let state = &mut self.users.get(slot).state;
-        runtime::essential("rules", || hub::apply(state, command, &mut context))
+        hub::apply(&mut self.users.get(slot).state, command, &mut context)
     }
 
     fn journal_change(&mut self, slot: u32, change: &Change) {
@@ -330,6 +341,10 @@ impl Core {
 /// More than the rate allows.
 pub(crate) fn too_fast(wait_ns: u64) -> Fault {
     Fault::new(Code::RateLimited, "More updates than the limit allows.").retry_after_ms(wait_ns.div_ceil(1_000_000))
+}
+
+fn too_much_held() -> Fault {
+    Fault::busy("Too many answers wait for the database.")
 }
 
 /// What a retried command shows when its progress has been deleted since.

@@ -100,6 +100,8 @@ pub struct Limits {
     pub load_waiters_max: usize,
     /// Users that may load at once per shard.
     pub loads_max: usize,
+    /// Answers of one shard that may wait for the store; past it a change that wants the database is busy.
+    pub held_answers_max: usize,
     /// Events kept for catch-up per user.
     pub catch_up_events: usize,
     /// Jobs waiting for the hashing thread.
@@ -134,6 +136,7 @@ impl Default for Limits {
             dirty_bytes_max: 128 << 20,
             load_waiters_max: 4_096,
             loads_max: 256,
+            held_answers_max: 65_536,
             catch_up_events: 256,
             hashing_queue: 64,
             journal_bytes_max: 8 << 30,

@@ -3,6 +3,7 @@
 //! nothing is answered, announced or readable before it is durable. No method here waits for anything.
 
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::rc::Weak;
 use std::sync::Arc;
 use std::task::Waker;
@@ -11,7 +12,8 @@ use std::time::SystemTime;
 use arc_swap::{ArcSwap, Cache};
 use hub::Hlc;
 use runtime::local::Signal;
-use storage::journal::{Durable, Lsn, ShardJournal, Ticket};
+use rustc_hash::FxHashMap;
+use storage::journal::{Durable, LaneCursors, Lsn, ShardJournal, Ticket};
 use storage::lane::Lane;
 
 use crate::Handed;
@@ -85,6 +87,10 @@ pub(crate) struct Core {
     pub(crate) arrival_waker: Option<Waker>,
     gate: VecDeque<Gated>,
     held: VecDeque<Held>,
+    /// The lane and the number of the answers that each connection has among `held`.
+    held_of: FxHashMap<ConnRef, (Lane, u32)>,
+    /// The cursors at the last look.
+    held_at: LaneCursors,
     pub(crate) held_signal: Signal,
     durable: Durable,
     turn: Signal,
@@ -119,6 +125,8 @@ impl Core {
             arrival_waker: None,
             gate: VecDeque::new(),
             held: VecDeque::new(),
+            held_of: FxHashMap::default(),
+            held_at: LaneCursors::START,
             held_signal,
             turn,
             turn_is_open: false,
@@ -189,16 +197,33 @@ impl Core {
         (self.gate.len(), self.held.len())
     }
 
+    /// Whether as many answers wait for the store as may.
+    pub(crate) fn is_held_full(&self) -> bool {
+        self.held.len() >= self.shared.config.limits.held_answers_max
+    }
+
     /// The store may have moved on: answers what waited for it. Returns whether anything still waits.
     pub(crate) fn release_held(&mut self) -> bool {
         let cursors = self.shared.cursors.snapshot();
+        if cursors == self.held_at {
+            return !self.held.is_empty();
+        }
+        self.held_at = cursors;
         for _ in 0..self.held.len() {
             let Some(held) = self.held.pop_front() else { break };
-            if cursors.get(held.lane) >= held.lsn {
-                self.release_one(held.what);
-            } else {
+            if cursors.get(held.lane) < held.lsn {
                 self.held.push_back(held);
+                continue;
             }
+            if let Some(conn) = held.what.connection()
+                && let Entry::Occupied(mut known) = self.held_of.entry(conn)
+            {
+                known.get_mut().1 -= 1;
+                if known.get().1 == 0 {
+                    known.remove();
+                }
+            }
+            self.release_one(held.what);
         }
         !self.held.is_empty()
     }
@@ -234,7 +259,16 @@ impl Core {
     }
 
     fn hold(&mut self, lane: Lane, what: Release) {
-        self.held.push_back(Held { lane, lsn: self.durable.lsn, what });
+        let (lsn, conn) = (self.durable.lsn, what.connection());
+        let follows = conn.is_some_and(|conn| self.held_of.contains_key(&conn));
+        // Looked at here, because the next look passes over everything unless a cursor has moved.
+        if !follows && self.shared.cursors.get(lane) >= lsn {
+            return self.release_one(what);
+        }
+        if let Some(conn) = conn {
+            self.held_of.entry(conn).or_insert((lane, 0)).1 += 1;
+        }
+        self.held.push_back(Held { lane, lsn, what });
         self.held_signal.raise();
     }
 
@@ -242,10 +276,9 @@ impl Core {
     fn release_or_follow(&mut self, what: Release) {
         if !self.held.is_empty()
             && let Some(conn) = what.connection()
-            && let Some(ahead) = self.held.iter().rev().find(|held| held.what.connection() == Some(conn))
+            && let Some((lane, _)) = self.held_of.get(&conn)
         {
-            let lane = ahead.lane;
-            return self.hold(lane, what);
+            return self.hold(*lane, what);
         }
         self.release_one(what);
     }

@@ -14,7 +14,7 @@ use crate::fault::Fault;
 use crate::request::{CatchUp, Command, Done, ProgressView, Query, ResumeToken, View};
 
 /// A connection, wherever it lives. A reference outlives its connection harmlessly: the generation no longer fits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct ConnRef {
     pub(crate) shard: u32,
     pub(crate) slot: u32,

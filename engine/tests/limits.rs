@@ -200,3 +200,49 @@ fn another_store_is_refused_until_it_is_adopted() {
         .any(|entry| entry.file_name().to_string_lossy().starts_with("journal.aside"));
     assert!(aside);
 }
+
+#[test]
+fn answers_that_wait_for_the_database_are_bounded_even_when_their_connections_have_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Switched::default();
+    let mut narrow = config(folder.path(), 1);
+    narrow.limits.held_answers_max = 10;
+    let server = Server::start(narrow, Seams { store: Some(store.seam()), ..Seams::default() });
+    let (tokens, series) = server.seed(1, 1);
+    let (token, manga) = (tokens[0].clone(), series[0]);
+    server.set(0, &token, SetProgress::to(manga, chapter(1))).unwrap();
+    store.set_holds(true);
+    let wanted = move |number| SetProgress { ack_database: true, ..SetProgress::to(manga, chapter(number)) };
+    let (visitor, back) = (token.clone(), store.clone());
+    server.on(0, move |engine| async move {
+        let mut number = 1;
+        for _ in 0..5 {
+            let attachment = attach(&engine, &visitor).await;
+            for seq in 1..=4 {
+                number += 1;
+                attachment.submit(seq, wanted(number)).unwrap();
+            }
+            // Durable, and then nobody waits for the answers any more.
+            attachment.request(5, engine::Ask::Get(manga)).unwrap();
+            runtime::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        let attachment = attach(&engine, &visitor).await;
+        attachment.submit(1, wanted(1_000)).unwrap();
+        let answers = outgoing(&attachment, 1).await;
+        let [Outgoing::Reject { seq: 1, fault }] = &answers[..] else { panic!("{answers:?}") };
+        assert_eq!(fault.code, Code::Busy);
+        // Whoever is content with the journal is served.
+        attachment.submit(2, SetProgress::to(manga, chapter(1_001))).unwrap();
+        assert!(matches!(&outgoing(&attachment, 1).await[..], [Outgoing::Ack { seq: 2, .. }]));
+        back.set_holds(false);
+        let mut seq = 2;
+        loop {
+            seq += 1;
+            attachment.submit(seq, wanted(1_002)).unwrap();
+            if matches!(&outgoing(&attachment, 1).await[..], [Outgoing::Ack { .. }]) {
+                break;
+            }
+            runtime::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    });
+}
