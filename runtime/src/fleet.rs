@@ -95,6 +95,15 @@ pub struct ShardContext {
     pub shutdown: Shutdown,
 }
 
+impl ShardContext {
+    /// A shard of no fleet, whose work is driven by hand: for simulation. No phase begins unless `shutdown` is told to and
+    /// somebody watches it.
+    pub fn by_hand(id: usize, shards: usize) -> Self {
+        let shutdown = Shutdown::new(shards);
+        Self { id, shards, cpu: 0, backend: BackendKind::Epoll, drain: Drain::new(), stop: Stop::new(), shutdown }
+    }
+}
+
 /// A running fleet.
 #[derive(Debug)]
 pub struct Fleet {

@@ -13,6 +13,7 @@ mod lane;
 use std::{
     cell::RefCell,
     fmt,
+    pin::Pin,
     rc::{Rc, Weak},
     sync::Arc,
 };
@@ -187,6 +188,11 @@ where
 impl<Req: Send + 'static, Rep: Send + 'static> Endpoint<Req, Rep> {
     /// Puts the endpoint to work on this shard.
     pub fn attach(self) -> Mailbox<Req, Rep> {
+        self.attach_with(|flush| drop(task::spawn_essential("mailbox flush", flush)))
+    }
+
+    /// As [`Endpoint::attach`] where there is no shard: the task that hands over what has gathered is given to `spawn`.
+    pub fn attach_with(self, spawn: impl FnOnce(Pin<Box<dyn Future<Output = ()>>>)) -> Mailbox<Req, Rep> {
         let shards = self.mesh.shards;
         let outgoing = Signal::new();
         let inner = Rc::new(Inner {
@@ -200,7 +206,7 @@ impl<Req: Send + 'static, Rep: Send + 'static> Endpoint<Req, Rep> {
             requests: RefCell::new(Vec::new()),
             replies: RefCell::new(Vec::new()),
         });
-        task::spawn_essential("mailbox flush", flush_turns(outgoing, Rc::downgrade(&inner)));
+        spawn(Box::pin(flush_turns(outgoing, Rc::downgrade(&inner))));
         Mailbox { inner }
     }
 }

@@ -150,7 +150,7 @@ impl Committer {
     }
 
     /// Writes one commit; returns whether room is tight afterwards.
-    fn commit(&mut self, commit: &mut AlignedBuf, gathered: &[HandOver]) -> Result<bool, String> {
+    pub(super) fn commit(&mut self, commit: &mut AlignedBuf, gathered: &[HandOver]) -> Result<bool, String> {
         commit.clear();
         commit.resize(COMMIT_HEADER_BYTES, 0);
         let mut count = 0;
@@ -203,7 +203,7 @@ impl Committer {
     }
 
     /// Moves the watermarks of everyone in this commit, wakes them, and gives the records to the store writer.
-    fn publish(&mut self, gathered: &mut Vec<HandOver>) {
+    pub(super) fn publish(&mut self, gathered: &mut Vec<HandOver>) {
         let end = Lsn(self.next.0 - 1);
         for hand_over in &*gathered {
             self.watermarks[hand_over.shard].publish(hand_over.ticket, end, hand_over.bytes_total);

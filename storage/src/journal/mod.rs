@@ -2,6 +2,8 @@
 //! writes what has gathered as one commit and publishes, per shard, how far it is durable. It promises that nothing past the
 //! watermark can be lost by this host, and it must never rewrite an acknowledged block or retry a failed write.
 
+#[cfg(any(test, feature = "fault"))]
+pub mod by_hand;
 mod catch_up;
 mod chain;
 mod commit;

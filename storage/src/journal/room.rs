@@ -178,7 +178,7 @@ impl Room {
 
     /// Removes segments that every lane's cursor has passed, oldest first: what is left is always without holes, even if the
     /// machine stops in between.
-    fn drop_drained(&self) {
+    pub(super) fn drop_drained(&self) {
         let drained = self.cursors.snapshot().lowest();
         loop {
             let path = {
@@ -201,7 +201,7 @@ impl Room {
     }
 
     /// Prepares the next segment if it is missing and there is room. Returns whether there may be more to do at once.
-    fn prepare_next(&self) -> bool {
+    pub(super) fn prepare_next(&self) -> bool {
         let (segment, taken) = {
             let state = self.lock();
             if state.next.is_some() || state.stopped {

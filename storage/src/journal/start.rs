@@ -99,9 +99,26 @@ impl Starter {
     /// Starts the journal's threads for `listeners.len()` shards, in shard order. `cursors` are the store's; the feed begins
     /// behind the lowest of them, so recovered records reach the store through it too.
     pub fn start(self, cursors: LaneCursors, listeners: Vec<Listener>) -> Result<Started, StartError> {
+        let folder = self.config.folder.clone();
+        let Assembled { begin, inbox, sender, watermarks, shards, feed, cursors } =
+            self.assemble(cursors, listeners.len())?;
+        let (room, counters) = (begin.room.clone(), begin.counters.clone());
+        let journal_bytes_max = begin.config.journal_bytes_max;
+        let committer = begin.spawn(inbox, watermarks, listeners)?;
+        let preparing = room.clone();
+        let preparer = std::thread::Builder::new()
+            .name("journal-room".into())
+            .spawn(move || preparing.run())
+            .map_err(io_error("start a thread for", &folder))?;
+        let journal = Journal { inbox: sender, committer, preparer, room, counters, journal_bytes_max };
+        Ok(Started { journal, shards, feed, cursors })
+    }
+
+    /// Everything but the threads.
+    pub(super) fn assemble(self, cursors: LaneCursors, shards: usize) -> Result<Assembled, StartError> {
         let Self { mut config, chain } = self;
         chain.check(&cursors)?;
-        config.in_flight_bytes_max = check_settings(&config, listeners.len())?;
+        config.in_flight_bytes_max = check_settings(&config, shards)?;
         config.journal_bytes_max = self::journal_bytes_max(&config, &chain)?;
         let sealed = chain.trim_last()?;
         let path = segment_path(&config.folder, chain.next_segment);
@@ -124,40 +141,42 @@ impl Starter {
         let next = cursors.lowest().plus(1);
         let queue = FeedQueue::new(config.feed_rows_max, chain.end, next);
         let feed = CommitFeed::new(queue.clone(), config.folder.clone(), chain.journal, next);
-        let watermarks: Arc<[Watermark]> = listeners.iter().map(|_| Watermark::at(chain.end)).collect();
+        let watermarks: Arc<[Watermark]> = (0..shards).map(|_| Watermark::at(chain.end)).collect();
         let (sender, inbox) = mpsc::channel();
-        let per_shard = config.in_flight_bytes_max / listeners.len() as u64;
-        let shards = (0..listeners.len())
+        let per_shard = config.in_flight_bytes_max / shards as u64;
+        let shards = (0..shards)
             .map(|shard| ShardJournal::new(shard, per_shard, watermarks.clone(), gate.clone(), sender.clone()))
             .collect();
         let counters = Arc::new(Counters::default());
         counters.end.store(chain.end.0, Ordering::Relaxed);
-        let begun =
-            Begin { config: &config, chain: &chain, path, gate, room: room.clone(), queue, counters: counters.clone() };
-        let committer = begun.spawn(inbox, watermarks, listeners)?;
-        let preparing = room.clone();
-        let preparer = std::thread::Builder::new()
-            .name("journal-room".into())
-            .spawn(move || preparing.run())
-            .map_err(io_error("start a thread for", &config.folder))?;
-        let journal_bytes_max = config.journal_bytes_max;
-        let journal = Journal { inbox: sender, committer, preparer, room, counters, journal_bytes_max };
-        Ok(Started { journal, shards, feed, cursors: shared_cursors })
+        let begin = Begin { config, chain, path, gate, room, queue, counters };
+        Ok(Assembled { begin, inbox, sender, watermarks, shards, feed, cursors: shared_cursors })
     }
 }
 
+/// A journal without its threads.
+pub(super) struct Assembled {
+    pub(super) begin: Begin,
+    pub(super) inbox: Receiver<Message>,
+    pub(super) sender: Sender<Message>,
+    pub(super) watermarks: Arc<[Watermark]>,
+    pub(super) shards: Vec<ShardJournal>,
+    pub(super) feed: CommitFeed,
+    pub(super) cursors: Cursors,
+}
+
 /// Everything the journal's thread begins with.
-struct Begin<'a> {
-    config: &'a JournalConfig,
-    chain: &'a Chain,
+pub(super) struct Begin {
+    config: JournalConfig,
+    chain: Arc<Chain>,
     path: std::path::PathBuf,
     gate: Arc<Gate>,
-    room: Arc<Room>,
+    pub(super) room: Arc<Room>,
     queue: Arc<FeedQueue>,
     counters: Arc<Counters>,
 }
 
-impl Begin<'_> {
+impl Begin {
     /// Starts the thread and waits until it has its segment: engines may keep their files on one thread.
     fn spawn(
         self,
@@ -165,6 +184,43 @@ impl Begin<'_> {
         watermarks: Arc<[Watermark]>,
         listeners: Vec<Listener>,
     ) -> Result<JoinHandle<()>, OpenError> {
+        let (began, beginning) = mpsc::sync_channel(1);
+        let (folder, error_path) = (self.config.folder.clone(), self.path.clone());
+        let body = move || {
+            let stop = Stop {
+                gate: self.gate.clone(),
+                queue: self.queue.clone(),
+                counters: self.counters.clone(),
+                hook: self.config.on_failure.clone(),
+            };
+            let committer = match self.committer(inbox, watermarks, listeners) {
+                Ok(committer) => committer,
+                Err(error) => {
+                    let _ = began.send(Err(error));
+                    return;
+                }
+            };
+            let _ = began.send(Ok(()));
+            stop.on_panic(|| committer.run());
+        };
+        let thread = std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(body)
+            .map_err(io_error("start a thread for", &folder))?;
+        match beginning.recv() {
+            Ok(Ok(())) => Ok(thread),
+            Ok(Err(error)) => Err(io_error("begin", &error_path)(error)),
+            Err(_) => Err(io_error("begin", &error_path)(std::io::Error::other("the journal's thread died"))),
+        }
+    }
+
+    /// Begins the segment, on the thread that will write it.
+    pub(super) fn committer(
+        self,
+        inbox: Receiver<Message>,
+        watermarks: Arc<[Watermark]>,
+        listeners: Vec<Listener>,
+    ) -> std::io::Result<Committer> {
         let Self { config, chain, path, gate, room, queue, counters } = self;
         let header = SegmentHeader {
             journal: chain.journal,
@@ -173,49 +229,23 @@ impl Begin<'_> {
             first: chain.end.plus(1),
             version: chain.version,
         };
-        let commit_bytes_max = COMMIT_RECORD_BYTES_MAX.min((config.segment_bytes / 4) as usize);
-        let (segment_bytes, next, version) = (config.segment_bytes, header.first, chain.version);
-        let (engine, on_failure) = (config.engine.clone(), config.on_failure.clone());
-        let (began, beginning) = mpsc::sync_channel(1);
-        let error_path = path.clone();
-        let body = move || {
-            let active = match Active::begin(&*engine, path, header) {
-                Ok(active) => active,
-                Err(error) => {
-                    let _ = began.send(Err(error));
-                    return;
-                }
-            };
-            let _ = began.send(Ok(()));
-            let stop =
-                Stop { gate: gate.clone(), queue: queue.clone(), counters: counters.clone(), hook: on_failure.clone() };
-            let committer = Committer {
-                inbox,
-                watermarks,
-                listeners,
-                gate,
-                room,
-                feed: queue,
-                counters,
-                engine,
-                on_failure,
-                segment_bytes,
-                commit_bytes_max,
-                active,
-                next,
-                version,
-            };
-            stop.on_panic(|| committer.run());
-        };
-        let thread = std::thread::Builder::new()
-            .name("journal".into())
-            .spawn(body)
-            .map_err(io_error("start a thread for", &config.folder))?;
-        match beginning.recv() {
-            Ok(Ok(())) => Ok(thread),
-            Ok(Err(error)) => Err(io_error("begin", &error_path)(error)),
-            Err(_) => Err(io_error("begin", &error_path)(std::io::Error::other("the journal's thread died"))),
-        }
+        let active = Active::begin(&*config.engine, path, header)?;
+        Ok(Committer {
+            inbox,
+            watermarks,
+            listeners,
+            gate,
+            room,
+            feed: queue,
+            counters,
+            engine: config.engine,
+            on_failure: config.on_failure,
+            segment_bytes: config.segment_bytes,
+            commit_bytes_max: COMMIT_RECORD_BYTES_MAX.min((config.segment_bytes / 4) as usize),
+            active,
+            next: header.first,
+            version: chain.version,
+        })
     }
 }
 

@@ -2,6 +2,8 @@
 //! the store in batches, each in one transaction with the cursors. It promises that no record is skipped and no cursor moves
 //! before its rows are stored, however often the store is away; it never makes the journal or a shard wait.
 
+#[cfg(any(test, feature = "fault"))]
+pub mod by_hand;
 mod delivery;
 mod drain;
 mod pending;
@@ -84,15 +86,8 @@ pub fn start(
     cursors: Cursors,
     config: WriterConfig,
 ) -> io::Result<Writer> {
-    let stats = Arc::new(WriterStats::new(cursors.snapshot().lowest()));
-    let worker = Worker {
-        feed,
-        delivery: Delivery::new(store, journal, cursors.snapshot(), config, stats.clone()),
-        pending: Pending::default(),
-        cursors,
-        config,
-        stats: stats.clone(),
-    };
+    let worker = Worker::new(feed, store, journal, cursors, config);
+    let stats = worker.stats.clone();
     let thread = thread::Builder::new().name("store-feed".into()).spawn(move || {
         // Acknowledgements must not wait for the store.
         runtime::priority::yield_to_shards();
@@ -111,6 +106,12 @@ struct Worker {
 }
 
 impl Worker {
+    fn new(feed: CommitFeed, store: SharedStore, journal: JournalId, cursors: Cursors, config: WriterConfig) -> Self {
+        let stats = Arc::new(WriterStats::new(cursors.snapshot().lowest()));
+        let delivery = Delivery::new(store, journal, cursors.snapshot(), config, stats.clone());
+        Self { feed, delivery, pending: Pending::default(), cursors, config, stats }
+    }
+
     fn run(mut self) {
         let ended = catch_unwind(AssertUnwindSafe(|| self.follow())).unwrap_or_else(|_| {
             // Nothing is lost: the journal keeps what is not stored, and a restart goes on from the store's cursors.
