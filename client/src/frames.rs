@@ -4,11 +4,11 @@
 
 use std::collections::VecDeque;
 
+use proto::MangaId;
 use proto::frame::{
     self, Ack, Bye, Caps, CatchUp, CaughtUp, FrameError, Get, Hello, Notice, NoticeAck, PayloadError, Ping, Pong,
     Preamble, ProgressEntry, Receiver, Reject, ResumeToken, ServerFrame, SetProgress, State, Welcome, wants,
 };
-use proto::{Code, MangaId};
 
 /// The connection is of no further use.
 #[derive(Debug, thiserror::Error)]
@@ -202,8 +202,7 @@ impl<T> Connection<T> {
     /// Says goodbye; close the socket once it is sent.
     pub fn bye(&mut self) {
         let seq = self.next_seq();
-        let bye = Bye { code: 0, detail: "", retry_after_ms: 0, resume: ResumeToken::NONE };
-        bye.encode(seq, &mut self.out);
+        Bye::ORDINARY.encode(seq, &mut self.out);
     }
 
     /// Whether [`Self::poll`] would give an event now.
@@ -293,11 +292,6 @@ impl<T> Connection<T> {
     }
 }
 
-/// The reason of a Bye, when this version knows it.
-pub fn bye_code(bye: &Bye<'_>) -> Option<Code> {
-    Code::from_u16(bye.code)
-}
-
 fn answer<T>(unanswered: &mut VecDeque<(u64, T)>, ack: &Ack, answered: &mut Vec<T>) -> Result<(), Error> {
     let at = unanswered.binary_search_by_key(&ack.up_to_seq, |(seq, _)| *seq);
     let at = at.map_err(|_| Error::Unasked { seq: ack.up_to_seq })?;
@@ -313,7 +307,7 @@ fn answer<T>(unanswered: &mut VecDeque<(u64, T)>, ack: &Ack, answered: &mut Vec<
 mod tests {
     use super::*;
     use proto::frame::List;
-    use proto::{Chapter, DeviceSeq, MergeKey, NodeId, SessionId, UserId, Version};
+    use proto::{Chapter, Code, DeviceSeq, MergeKey, NodeId, SessionId, UserId, Version};
 
     fn hello() -> Hello<'static> {
         Hello {

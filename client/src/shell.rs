@@ -4,7 +4,7 @@
 
 use std::io;
 
-use proto::frame::{Hello, SetProgress, Welcome};
+use proto::frame::{Bye, Hello, Reject, SetProgress, Welcome};
 use proto::line::{Auth, AuthSuccess, ClientLine, LineError, ServerLine};
 use proto::{Code, SessionId, UserId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,6 +49,19 @@ pub enum Error {
     Cut,
 }
 
+impl From<Bye<'_>> for Error {
+    fn from(bye: Bye<'_>) -> Self {
+        Self::Closed { code: bye.code(), detail: bye.detail.to_owned() }
+    }
+}
+
+/// Of a request without which the caller cannot go on.
+impl From<Reject<'_>> for Error {
+    fn from(reject: Reject<'_>) -> Self {
+        Self::Closed { code: reject.code(), detail: reject.detail.to_owned() }
+    }
+}
+
 /// Who the server says we are.
 #[derive(Clone, Debug)]
 pub struct SignedIn {
@@ -87,18 +100,18 @@ pub struct FrameClient<T> {
 impl<T> FrameClient<T> {
     /// Connects, says Hello and waits for Welcome.
     pub async fn connect(address: impl ToSocketAddrs, hello: &Hello<'_>) -> Result<(Self, SignedIn), Error> {
-        let stream = TcpStream::connect(address).await?;
+        Self::over(TcpStream::connect(address).await?, hello).await
+    }
+
+    /// Says Hello on a socket that is connected already, and waits for Welcome.
+    pub async fn over(stream: TcpStream, hello: &Hello<'_>) -> Result<(Self, SignedIn), Error> {
         stream.set_nodelay(true)?;
         let mut client = Self { stream, connection: Connection::open(hello)? };
         let mut answered = Vec::new();
         let signed_in = match client.next(&mut answered).await? {
             Event::Welcome(welcome) => SignedIn::of(&welcome),
-            Event::Bye(bye) => {
-                return Err(Error::Closed { code: frames::bye_code(&bye), detail: bye.detail.to_owned() });
-            }
-            Event::Reject(reject) => {
-                return Err(Error::Closed { code: reject.code(), detail: reject.detail.to_owned() });
-            }
+            Event::Bye(bye) => return Err(bye.into()),
+            Event::Reject(reject) => return Err(reject.into()),
             _ => return Err(Error::Cut),
         };
         Ok((client, signed_in))
@@ -107,6 +120,11 @@ impl<T> FrameClient<T> {
     /// The protocol's side: queue requests here, then call [`Self::next`] or [`Self::flush`].
     pub fn connection(&mut self) -> &mut Connection<T> {
         &mut self.connection
+    }
+
+    /// The socket and the protocol, for a caller with a loop of its own.
+    pub fn into_parts(self) -> (TcpStream, Connection<T>) {
+        (self.stream, self.connection)
     }
 
     /// Queues one update; see [`Connection::set_progress`].
@@ -151,7 +169,11 @@ pub struct LineClient {
 impl LineClient {
     /// Connects, sends auth and waits for its answer.
     pub async fn connect(address: impl ToSocketAddrs, auth: &Auth<'_>) -> Result<(Self, AuthSuccess<'static>), Error> {
-        let stream = TcpStream::connect(address).await?;
+        Self::over(TcpStream::connect(address).await?, auth).await
+    }
+
+    /// Sends auth on a socket that is connected already, and waits for its answer.
+    pub async fn over(stream: TcpStream, auth: &Auth<'_>) -> Result<(Self, AuthSuccess<'static>), Error> {
         stream.set_nodelay(true)?;
         let connection = lines::Connection::open(auth);
         let mut client = Self { stream, connection, scratch: vec![0; READ_BYTES].into() };

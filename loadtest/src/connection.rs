@@ -1,13 +1,14 @@
 //! One device's connection under load: fills its window or its queue, sends everything in one write, and turns answers into
 //! latencies, ledger entries and errors by kind. Nothing is allocated per update once it runs.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
 use client::frames::{self, Event};
+use client::shell::{Error, FrameClient};
 use proto::frame::{SetProgress, wants};
 use proto::{Chapter, Code, DeviceId, DeviceSeq, MangaId, MergeKey, UserId};
 use tokio::net::TcpStream;
@@ -17,31 +18,10 @@ use crate::drive::{Mode, Shared, next_chapter};
 use crate::ledger::{Entry, Source};
 use crate::reader;
 use crate::tokens::Seeded;
+use crate::workload::Random;
 
 /// Bytes asked of the socket at a time.
 const READ_BYTES: usize = 32 * 1024;
-
-/// Why a connection ended.
-#[derive(Debug, thiserror::Error)]
-pub enum Lost {
-    /// The socket failed.
-    #[error("the connection failed: {0}")]
-    Io(#[from] io::Error),
-    /// The server does not follow the protocol.
-    #[error(transparent)]
-    Protocol(#[from] frames::Error),
-    /// The server closed and said why.
-    #[error("the server closed the connection: {detail} ({})", code.map_or("no code", Code::as_str))]
-    Closed {
-        /// The reason.
-        code: Option<Code>,
-        /// In words.
-        detail: String,
-    },
-    /// The server closed without a word.
-    #[error("the server closed the connection without a Bye")]
-    Cut,
-}
 
 /// What comes back with an update's answer.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +36,6 @@ pub struct Pending {
 #[derive(Debug, Default)]
 pub struct Queue {
     due_us: RefCell<VecDeque<u64>>,
-    closed: Cell<bool>,
     kick: Notify,
 }
 
@@ -64,12 +43,6 @@ impl Queue {
     /// Adds one update that was due at this moment.
     pub fn push(&self, due_us: u64) {
         self.due_us.borrow_mut().push_back(due_us);
-        self.kick.notify_one();
-    }
-
-    /// No more updates come; the connection may end.
-    pub fn close(&self) {
-        self.closed.set(true);
         self.kick.notify_one();
     }
 }
@@ -84,7 +57,7 @@ pub struct Connection {
     device_seq: u64,
     /// The series this device writes, with the chapter it last set.
     series: Vec<(MangaId, Chapter)>,
-    random: crate::workload::Random,
+    random: Random,
     queue: Rc<Queue>,
     answered: Vec<Pending>,
     /// Updates of an earlier connection that were never answered: sent again first, unchanged.
@@ -101,31 +74,32 @@ impl Connection {
         index: usize,
         device: [u8; 16],
         shared: &Rc<Shared>,
-    ) -> Result<Self, Lost> {
-        let writers = shared.plan.writers;
-        let own = series.iter().take(shared.plan.series).skip(index).step_by(writers.max(1));
-        let own: Vec<_> = if index < writers { own.map(|manga| (*manga, Chapter::ZERO)).collect() } else { Vec::new() };
+    ) -> Result<Self, Error> {
+        let seed = device[..8].try_into().expect("eight of sixteen bytes");
         let device = DeviceId::from_bytes(device);
         let hello = reader::hello(seeded, Some(device), wants::PROGRESS);
-        let mut connection = Self {
+        let (mut client, signed_in) = FrameClient::connect(server, &hello).await?;
+        let states = reader::states_on(&mut client).await?;
+        let writers = shared.plan.writers;
+        let own = series.iter().take(shared.plan.series).skip(index).step_by(writers.max(1));
+        let own = own.filter(|_| index < writers);
+        let chapter = |manga: &MangaId| states.get(manga).map_or(Chapter::ZERO, |entry| entry.key.chapter);
+        let series = own.map(|manga| (*manga, chapter(manga))).collect();
+        let (stream, protocol) = client.into_parts();
+        Ok(Self {
             shared: Rc::clone(shared),
-            stream: TcpStream::connect(server).await?,
-            protocol: frames::Connection::open(&hello)?,
+            stream,
+            protocol,
             user: seeded.user_id,
             device,
-            device_seq: 0,
-            series: own,
-            random: crate::workload::Random::new(u64::from_le_bytes(
-                device.as_bytes()[..8].try_into().expect("eight bytes"),
-            )),
+            device_seq: signed_in.last_seq,
+            series,
+            random: Random::new(u64::from_le_bytes(seed)),
             queue: Rc::default(),
             answered: Vec::new(),
             resend: VecDeque::new(),
             window_max: usize::MAX,
-        };
-        connection.stream.set_nodelay(true)?;
-        connection.greet().await?;
-        Ok(connection)
+        })
     }
 
     /// Whether it sends updates.
@@ -158,48 +132,8 @@ impl Connection {
         self.protocol.unanswered().copied().chain(self.resend.iter().copied()).collect()
     }
 
-    /// Waits for Welcome and for the user's states.
-    async fn greet(&mut self) -> Result<(), Lost> {
-        let (mut welcomed, mut asked) = (false, None);
-        loop {
-            self.send()?;
-            while self.protocol.has_event()? {
-                let Some(event) = self.protocol.poll(&mut self.answered)? else { break };
-                match event {
-                    Event::Welcome(welcome) => {
-                        self.device_seq = welcome.last_seq;
-                        welcomed = true;
-                    }
-                    Event::State { seq, state } if Some(seq) == asked => {
-                        for entry in state.entries.iter() {
-                            if let Some(own) = self.series.iter_mut().find(|(manga, _)| *manga == entry.manga) {
-                                own.1 = entry.key.chapter;
-                            }
-                        }
-                        if state.last {
-                            return Ok(());
-                        }
-                    }
-                    Event::Bye(bye) => {
-                        return Err(Lost::Closed { code: frames::bye_code(&bye), detail: bye.detail.to_owned() });
-                    }
-                    Event::Reject(reject) => {
-                        return Err(Lost::Closed { code: reject.code(), detail: reject.detail.to_owned() });
-                    }
-                    _ => {}
-                }
-            }
-            if welcomed && asked.is_none() {
-                asked = Some(self.protocol.get(None));
-                continue;
-            }
-            self.stream.readable().await?;
-            self.receive()?;
-        }
-    }
-
     /// Runs until its socket ends or its task is aborted; counts why.
-    pub async fn run(mut self) -> (Self, Lost) {
+    pub async fn run(mut self) -> (Self, Error) {
         let lost = loop {
             match self.turn().await {
                 Ok(()) => {}
@@ -209,14 +143,14 @@ impl Connection {
         let unanswered = self.protocol.unanswered().len() as u64;
         self.shared.in_flight.set(self.shared.in_flight.get() - unanswered);
         self.shared.count_error(match &lost {
-            Lost::Closed { code, .. } => code.map_or("closed", Code::as_str),
-            Lost::Io(_) | Lost::Cut => "connection_lost",
-            Lost::Protocol(_) => "protocol",
+            Error::Closed { code, .. } => code.map_or("closed", Code::as_str),
+            Error::Io(_) | Error::Cut => "connection_lost",
+            Error::Protocol(_) | Error::Line(_) | Error::Refused { .. } => "protocol",
         });
         (self, lost)
     }
 
-    async fn turn(&mut self) -> Result<(), Lost> {
+    async fn turn(&mut self) -> Result<(), Error> {
         self.fill();
         self.send()?;
         let queue = Rc::clone(&self.queue);
@@ -290,7 +224,7 @@ impl Connection {
         }
     }
 
-    fn send(&mut self) -> Result<(), Lost> {
+    fn send(&mut self) -> Result<(), Error> {
         while !self.protocol.pending_out().is_empty() {
             match self.stream.try_write(self.protocol.pending_out()) {
                 Ok(bytes) => self.protocol.sent(bytes),
@@ -302,10 +236,10 @@ impl Connection {
     }
 
     /// One read: the next turn sends what its answers make room for.
-    fn receive(&mut self) -> Result<(), Lost> {
+    fn receive(&mut self) -> Result<(), Error> {
         let room = self.protocol.room(READ_BYTES);
         match self.stream.try_read(room) {
-            Ok(0) => Err(Lost::Cut),
+            Ok(0) => Err(Error::Cut),
             Ok(bytes) => {
                 self.protocol.received(bytes);
                 Ok(())
@@ -315,7 +249,7 @@ impl Connection {
         }
     }
 
-    fn handle(&mut self) -> Result<(), Lost> {
+    fn handle(&mut self) -> Result<(), Error> {
         let now = self.shared.now_us();
         let measuring = self.shared.measuring.get();
         while let Some(event) = self.protocol.poll(&mut self.answered)? {
@@ -347,9 +281,7 @@ impl Connection {
                     let (manga, key) = (entry.manga, entry.key);
                     self.shared.remember(&Entry { user: self.user, manga, key, source: Source::Announced });
                 }
-                Event::Bye(bye) => {
-                    return Err(Lost::Closed { code: frames::bye_code(&bye), detail: bye.detail.to_owned() });
-                }
+                Event::Bye(bye) => return Err(bye.into()),
                 _ => {}
             }
         }

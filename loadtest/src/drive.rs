@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use client::shell::Error;
 use hdrhistogram::Histogram;
 use proto::Chapter;
 
-use crate::connection::{Connection, Lost};
+use crate::connection::{Connection, Queue};
 use crate::ledger::{Entry, Expectations, Writer};
 use crate::process::{self, Usage};
 use crate::tokens::Tokens;
@@ -149,7 +150,7 @@ pub struct Measured {
 }
 
 /// Opens every connection of the plan, over the ramp. All of them, or the first reason why not.
-pub async fn connect(server: SocketAddr, tokens: &Tokens, shared: &Rc<Shared>) -> Result<Vec<Connection>, Lost> {
+pub async fn connect(server: SocketAddr, tokens: &Tokens, shared: &Rc<Shared>) -> Result<Vec<Connection>, Error> {
     let plan = &shared.plan;
     let total = plan.users * plan.devices;
     let mut connections = Vec::with_capacity(total);
@@ -172,17 +173,17 @@ pub async fn run(
     server_pid: Option<u32>,
     tokens: &Tokens,
     shared: Rc<Shared>,
-) -> Result<Measured, Lost> {
+) -> Result<Measured, Error> {
     let connections = connect(server, tokens, &shared).await?;
     let queues: Vec<_> = connections.iter().filter(|connection| connection.writes()).map(Connection::queue).collect();
     shared.sending.set(true);
     let tasks: Vec<_> = connections.into_iter().map(|connection| tokio::task::spawn_local(connection.run())).collect();
     let scheduler = match shared.plan.mode {
-        Mode::Open { rate } => Some(tokio::task::spawn_local(schedule(rate, queues.clone(), Rc::clone(&shared)))),
+        Mode::Open { rate } => Some(tokio::task::spawn_local(schedule(rate, queues, Rc::clone(&shared)))),
         Mode::Closed { .. } => None,
     };
     tokio::time::sleep(shared.plan.warm_up).await;
-    let read_server = || server_pid.map(process::usage).transpose().map_err(Lost::Io);
+    let read_server = || server_pid.map(process::usage).transpose().map_err(Error::Io);
     let (server_before, client_before, began) = (read_server()?, process::own_cpu_us(), Instant::now());
     shared.measuring.set(true);
     tokio::time::sleep(shared.plan.measure).await;
@@ -195,12 +196,11 @@ pub async fn run(
         scheduler.abort();
     }
     settle(&shared).await;
-    queues.iter().for_each(|queue| queue.close());
     for task in tasks {
         task.abort();
     }
     if let Some(ledger) = shared.ledger.borrow_mut().as_mut() {
-        ledger.flush().map_err(Lost::Io)?;
+        ledger.flush().map_err(Error::Io)?;
     }
     Ok(Measured { server: server_before.zip(server_after), shared, elapsed, client_cpu_us })
 }
@@ -217,7 +217,7 @@ async fn settle(shared: &Shared) {
 }
 
 /// Gives every update its due moment and hands it to the connection that was picked, a millisecond's worth at a time.
-async fn schedule(rate: f64, queues: Vec<Rc<crate::connection::Queue>>, shared: Rc<Shared>) {
+async fn schedule(rate: f64, queues: Vec<Rc<Queue>>, shared: Rc<Shared>) {
     let picker = Picker::new(shared.plan.distribution, queues.len());
     let mut random = Random::new(shared.plan.seed ^ 0x5eed);
     let began = shared.now_us();

@@ -143,13 +143,6 @@ struct KillArgs {
     seed: u64,
 }
 
-/// Limits that a load run raises, since it plays thousands of people from one address. They appear in every report.
-const PROFILE: &[(&str, &str)] = &[
-    ("MANGAHUB_LIMITS_UPDATES_PER_S", "10000000"),
-    ("MANGAHUB_LIMITS_UPDATES_BURST", "10000000"),
-    ("MANGAHUB_LIMITS_CONNECTIONS_PER_ADDRESS", "100000"),
-];
-
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("must look like MANGAHUB_NAME=VALUE")?;
     Ok((key.into(), value.into()))
@@ -186,19 +179,18 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
 
 impl OwnServer {
     /// How to start it, and the folder to remove afterwards.
-    fn launch(&self, profile: bool) -> io::Result<(Launch, Option<tempfile::TempDir>)> {
-        let fresh = self.data_dir.is_none().then(tempfile::tempdir).transpose()?;
-        let data_dir = match (&self.data_dir, &fresh) {
-            (Some(folder), _) => folder.clone(),
-            (None, Some(fresh)) => fresh.path().join("data"),
-            (None, None) => unreachable!("a fresh folder is made when none is given"),
+    fn launch(&self) -> io::Result<(Launch, Option<tempfile::TempDir>)> {
+        let (data_dir, fresh) = match &self.data_dir {
+            Some(folder) => (folder.clone(), None),
+            None => {
+                let fresh = tempfile::tempdir()?;
+                (fresh.path().join("data"), Some(fresh))
+            }
         };
-        let profile = if profile { PROFILE } else { &[] };
-        let mut settings: Vec<_> =
-            profile.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        settings.extend(self.settings.iter().cloned());
-        let binary = self.server_bin.clone().map_or_else(sibling_binary, Ok)?;
-        Ok((Launch { binary, data_dir, settings, cpus: self.server_cpus.clone() }, fresh))
+        let mut launch = Launch::for_load(self.server_bin.clone().map_or_else(sibling_binary, Ok)?, data_dir);
+        launch.settings.extend(self.settings.iter().cloned());
+        launch.cpus.clone_from(&self.server_cpus);
+        Ok((launch, fresh))
     }
 }
 
@@ -239,7 +231,7 @@ async fn sync(args: SyncArgs) -> Result<String, Failure> {
             (address, args.server_pid, Tokens::load(tokens)?.take(plan.users, plan.series)?)
         }
         _ => {
-            let (launch, fresh) = args.own.launch(true)?;
+            let (launch, fresh) = args.own.launch()?;
             limits_raised.extend(launch.settings.iter().cloned());
             let (server, _) = own.insert((launch.start()?, fresh));
             (server.doors.tcp_sync, Some(server.pid()), launch.seed(plan.users, plan.series)?)
@@ -292,7 +284,7 @@ async fn verify_ledger(args: VerifyArgs) -> Result<String, Failure> {
 }
 
 async fn kill(args: KillArgs) -> Result<String, Failure> {
-    let (launch, _fresh) = args.own.launch(true)?;
+    let (launch, _fresh) = args.own.launch()?;
     let campaign = Campaign {
         cycles: args.cycles,
         users: args.users,

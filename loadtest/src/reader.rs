@@ -25,6 +25,11 @@ pub fn hello<'a>(seeded: &'a Seeded, device: Option<DeviceId>, wants: u32) -> He
 /// All of a user's states, by series.
 pub async fn states(server: SocketAddr, seeded: &Seeded) -> Result<HashMap<MangaId, ProgressEntry>, Error> {
     let (mut client, _) = FrameClient::<()>::connect(server, &hello(seeded, None, 0)).await?;
+    states_on(&mut client).await
+}
+
+/// The same on a connection there is; announcements that come meanwhile are left out, since the states are newer.
+pub async fn states_on<T>(client: &mut FrameClient<T>) -> Result<HashMap<MangaId, ProgressEntry>, Error> {
     let asked = client.connection().get(None);
     let (mut states, mut answered) = (HashMap::new(), Vec::new());
     loop {
@@ -35,12 +40,8 @@ pub async fn states(server: SocketAddr, seeded: &Seeded) -> Result<HashMap<Manga
                     return Ok(states);
                 }
             }
-            Event::Reject(reject) => {
-                return Err(Error::Closed { code: reject.code(), detail: reject.detail.to_owned() });
-            }
-            Event::Bye(bye) => {
-                return Err(Error::Closed { code: client::frames::bye_code(&bye), detail: bye.detail.to_owned() });
-            }
+            Event::Reject(reject) => return Err(reject.into()),
+            Event::Bye(bye) => return Err(bye.into()),
             _ => {}
         }
     }
