@@ -6,24 +6,14 @@ use std::time::Duration;
 use loadtest::campaign::{self, Campaign};
 use loadtest::server::Launch;
 
+use crate::support::{is_soak, on_disk};
+
 #[test]
 fn acknowledged_progress_survives_kill_nine() {
-    let soak = std::env::var_os("MANGAHUB_SOAK").is_some();
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let launch = Launch {
-        binary: env!("CARGO_BIN_EXE_mangahub").into(),
-        data_dir: folder.path().join("data"),
-        settings: [
-            ("MANGAHUB_LIMITS_UPDATES_PER_S", "10000000"),
-            ("MANGAHUB_LIMITS_UPDATES_BURST", "10000000"),
-            ("MANGAHUB_LIMITS_CONNECTIONS_PER_ADDRESS", "100000"),
-        ]
-        .map(|(key, value)| (key.into(), value.into()))
-        .into(),
-        cpus: String::new(),
-    };
+    let folder = on_disk();
+    let launch = Launch::for_load(env!("CARGO_BIN_EXE_mangahub").into(), folder.path().join("data"));
     let campaign = Campaign {
-        cycles: if soak { 200 } else { 10 },
+        cycles: if is_soak() { 200 } else { 10 },
         users: 8,
         series: 6,
         window: 64,

@@ -6,7 +6,7 @@ use proto::line::ServerLine;
 use proto::{Chapter, MangaId};
 use serde_json::json;
 
-use crate::support::{PATIENCE, Stage, block_on, request, update};
+use crate::support::{PATIENCE, Reader, Server, block_on, progress};
 
 /// The next announcement on frames.
 async fn announced_on_frames(client: &mut FrameClient<u64>) -> (MangaId, Chapter) {
@@ -45,28 +45,27 @@ async fn announcements_before_a_pong(client: &mut FrameClient<u64>) -> usize {
 
 #[test]
 fn an_update_through_any_door_reaches_the_persons_other_devices_once_and_nobody_else() {
-    let stage = Stage::start(&[]);
-    let (reader, stranger) = (stage.person("reader"), stage.person("stranger"));
-    let manga = stage.ongoing_series();
+    let server = Server::start();
+    let (reader, stranger) = (Reader::register(&server, "reader"), Reader::register(&server, "stranger"));
+    let manga = reader.series(&server, "berserk");
     block_on(async {
-        let mut phone = reader.on_frames(&stage, 1).await;
-        let mut tablet = reader.on_lines(&stage).await;
-        let mut other = stranger.on_frames(&stage, 3).await;
+        let mut phone = reader.on_frames(&server, 1).await;
+        let mut tablet = reader.on_lines(&server).await;
+        let mut other = stranger.on_frames(&server, 3).await;
         // From frames to lines.
-        phone.set_progress(&update(manga, 5, 1), 5).expect("the window is open");
+        phone.set_progress(&progress(manga, 5, Some(1)), 5).expect("the window is open");
         let mut answered = Vec::new();
         while answered.is_empty() {
             phone.next(&mut answered).await.expect("the update is acknowledged");
         }
         assert_eq!(announced_on_lines(&mut tablet).await, (manga, Chapter::whole(5)));
         // From lines to frames.
-        tablet.set_progress(&update(manga, 6, 0));
+        tablet.set_progress(&progress(manga, 6, None));
         tablet.flush().await.expect("the line is sent");
         assert_eq!(announced_on_frames(&mut phone).await, (manga, Chapter::whole(6)));
         // From HTTP to both.
-        let put = json!({"chapter": 7.5});
-        let answer = request(stage.http(), "PUT", &format!("/api/progress/{manga}"), Some(&reader.token), Some(&put));
-        assert_eq!((answer.status, &answer.body["chapter"]), (200, &json!(7.5)));
+        let answer = reader.put_progress(&server, manga, &json!({"chapter": 7.5})).expect(200).json();
+        assert_eq!(answer["chapter"], json!(7.5));
         let expected = (manga, "7.5".parse().expect("a chapter"));
         assert_eq!(announced_on_frames(&mut phone).await, expected);
         assert_eq!(announced_on_lines(&mut tablet).await, expected);
@@ -78,36 +77,35 @@ fn an_update_through_any_door_reaches_the_persons_other_devices_once_and_nobody_
 
 #[test]
 fn what_was_announced_is_there_after_a_crash() {
-    let mut stage = Stage::start(&[]);
-    let reader = stage.person("reader");
-    let manga = stage.ongoing_series();
+    let mut server = Server::start();
+    let reader = Reader::register(&server, "reader");
+    let manga = reader.series(&server, "berserk");
     block_on(async {
-        let mut phone = reader.on_frames(&stage, 1).await;
-        let mut tablet = reader.on_frames(&stage, 2).await;
+        let mut phone = reader.on_frames(&server, 1).await;
+        let mut tablet = reader.on_frames(&server, 2).await;
         for chapter in 1..=50 {
-            phone.set_progress(&update(manga, chapter, u64::from(chapter)), 0).expect("the window is open");
+            phone.set_progress(&progress(manga, chapter, Some(u64::from(chapter))), 0).expect("the window is open");
         }
         phone.flush().await.expect("the updates are sent");
         let (_, seen) = announced_on_frames(&mut tablet).await;
-        stage.crash_and_restart();
-        let answer = request(stage.http(), "GET", &format!("/api/progress/{manga}"), Some(&reader.token), None);
-        assert_eq!(answer.status, 200, "{answer:?}");
-        assert!(answer.body["chapter"].as_f64() >= Some(seen.as_f64()), "{answer:?} after {seen} was announced");
+        server = server.kill().start();
+        let there = reader.progress(&server, manga);
+        assert!(there["chapter"].as_f64() >= Some(seen.as_f64()), "{there} after {seen} was announced");
     });
 }
 
 #[test]
 fn a_retry_with_the_same_device_sequence_is_acknowledged_and_changes_nothing() {
-    let mut stage = Stage::start(&[]);
-    let reader = stage.person("reader");
-    let manga = stage.ongoing_series();
+    let mut server = Server::start();
+    let reader = Reader::register(&server, "reader");
+    let manga = reader.series(&server, "berserk");
     block_on(async {
         for (round, already) in [(0, false), (1, true), (2, true)] {
             if round == 2 {
-                stage.crash_and_restart();
+                server = server.kill().start();
             }
-            let mut phone = reader.on_frames(&stage, 1).await;
-            phone.set_progress(&update(manga, 9, 1), 0).expect("the window is open");
+            let mut phone = reader.on_frames(&server, 1).await;
+            phone.set_progress(&progress(manga, 9, Some(1)), 0).expect("the window is open");
             let mut answered = Vec::new();
             loop {
                 let event = tokio::time::timeout(PATIENCE, phone.next(&mut answered)).await.expect("an answer comes");
@@ -123,13 +121,13 @@ fn a_retry_with_the_same_device_sequence_is_acknowledged_and_changes_nothing() {
 
 #[test]
 fn a_revoked_session_is_closed_at_once_on_every_wire() {
-    let stage = Stage::start(&[]);
-    let reader = stage.person("reader");
+    let server = Server::start();
+    let reader = Reader::register(&server, "reader");
     block_on(async {
-        let mut phone = reader.on_frames(&stage, 1).await;
-        let mut tablet = reader.on_lines(&stage).await;
+        let mut phone = reader.on_frames(&server, 1).await;
+        let mut tablet = reader.on_lines(&server).await;
         let body = json!({"refresh_token": reader.refresh_token});
-        assert_eq!(request(stage.http(), "POST", "/auth/revoke", None, Some(&body)).status, 200);
+        server.request("POST", "/auth/revoke").json(&body).send().expect(200);
         let (mut answered, deadline) = (Vec::new(), PATIENCE);
         let ended = tokio::time::timeout(deadline, async {
             loop {
@@ -143,6 +141,6 @@ fn a_revoked_session_is_closed_at_once_on_every_wire() {
         assert_eq!(ended.await.expect("the connection ends"), proto::Code::Revoked as u16);
         let ended = tokio::time::timeout(deadline, async { while tablet.next().await.is_ok() {} });
         ended.await.expect("the connection ends");
-        assert_eq!(request(stage.http(), "GET", "/api/progress", Some(&reader.token), None).status, 401);
+        server.request("GET", "/api/progress").bearer(&reader.token).send().expect(401);
     });
 }

@@ -1,6 +1,6 @@
 //! People: registered and signed in through the HTTP door, as a client would.
 
-use proto::{MangaId, UserId};
+use proto::MangaId;
 use serde_json::{Value, json};
 
 use super::{Answer, Server};
@@ -11,8 +11,6 @@ pub(crate) const PASSWORD: &str = "correct horse battery";
 /// A signed-in user.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
-    pub(crate) user: UserId,
-    pub(crate) username: String,
     pub(crate) token: String,
     pub(crate) refresh_token: String,
 }
@@ -33,12 +31,7 @@ impl Reader {
         let body = json!({"username": username, "password": PASSWORD});
         let answer = server.request("POST", "/auth/login").json(&body).send().expect(200).json();
         let text = |name: &str| answer[name].as_str().unwrap_or_else(|| panic!("no {name}: {answer}")).to_owned();
-        Self {
-            user: text("user_id").parse().unwrap(),
-            username: username.to_owned(),
-            token: text("access_token"),
-            refresh_token: text("refresh_token"),
-        }
+        Self { token: text("access_token"), refresh_token: text("refresh_token") }
     }
 
     /// Sets progress over HTTP.

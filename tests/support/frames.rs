@@ -1,21 +1,30 @@
-//! The frame protocol as a test speaks it, over the client crate.
+//! The sync door as a test speaks it, over the client crate: a reader's devices on both wires.
 
-use std::future::Future;
-
-use proto::frame::{Hello, SetProgress, wants};
+use client::shell::{FrameClient, LineClient};
+use proto::frame::{Hello, ResumeToken, SetProgress, wants};
+use proto::line::Auth;
 use proto::{Chapter, DeviceId, DeviceSeq, MangaId};
 
-use super::PATIENCE;
+use super::{PATIENCE, Reader, Server};
 
-/// A Hello that wants to hear of the user's other devices.
-pub(crate) fn hello(token: &str, device: Option<DeviceId>) -> Hello<'_> {
-    Hello {
-        token,
-        device,
-        resume: Default::default(),
-        client_name: "test",
-        client_version: env!("CARGO_PKG_VERSION"),
-        wants: wants::PROGRESS,
+impl Reader {
+    /// A device of theirs on binary frames, which hears of the others.
+    pub(crate) async fn on_frames(&self, server: &Server, device: u8) -> FrameClient<u64> {
+        let hello = Hello {
+            token: &self.token,
+            device: Some(DeviceId::from_bytes([device; 16])),
+            resume: ResumeToken::NONE,
+            client_name: "test",
+            client_version: env!("CARGO_PKG_VERSION"),
+            wants: wants::PROGRESS,
+        };
+        FrameClient::connect(server.ports.tcp_sync, &hello).await.expect("Hello is answered with Welcome").0
+    }
+
+    /// A device of theirs on JSON lines.
+    pub(crate) async fn on_lines(&self, server: &Server) -> LineClient {
+        let auth = Auth { token: self.token.as_str().into(), username: None, device: None };
+        LineClient::connect(server.ports.tcp_sync, &auth).await.expect("auth is answered with auth_success").0
     }
 }
 
@@ -33,11 +42,9 @@ pub(crate) fn progress(manga: MangaId, chapter: u32, device_seq: Option<u64>) ->
     }
 }
 
-/// Runs a client on an executor of its own; panics when it takes longer than the patience.
+/// Runs clients on an executor of its own; panics when they take longer than a test may.
 #[track_caller]
-pub(crate) fn on_tokio<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(clients: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("nothing happened for {PATIENCE:?}"))
-    })
+    runtime.block_on(async { tokio::time::timeout(PATIENCE * 4, clients).await.expect("the test does not hang") })
 }

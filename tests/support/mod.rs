@@ -1,22 +1,17 @@
 //! What the integration tests stand on: real servers from the real binary on ports of the system's choosing, and small
 //! clients for each door. Nothing here sleeps to synchronise: it waits for conditions, with generous deadlines.
 
-// Each test module uses its own part of this.
-#![allow(dead_code, unused_imports)]
-
 mod account;
 mod command;
 mod frames;
 mod http;
 mod server;
-mod stage;
 
 pub(crate) use account::{PASSWORD, Reader};
 pub(crate) use command::{Finished, mangahub};
-pub(crate) use frames::{hello, on_tokio, progress};
+pub(crate) use frames::{block_on, progress};
 pub(crate) use http::{Answer, Request};
-pub(crate) use server::{Launch, Ports, Server};
-pub(crate) use stage::{Person, Stage, block_on, request, text, update};
+pub(crate) use server::{Launch, Server, on_disk};
 
 use std::time::{Duration, Instant};
 

@@ -11,6 +11,11 @@ use tempfile::TempDir;
 
 use super::{Finished, Request, eventually, mangahub};
 
+/// A fresh folder under the build folder, because the usual temporary one may be in memory, which hides what a disk does.
+pub(crate) fn on_disk() -> TempDir {
+    tempfile::Builder::new().prefix("server-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
 /// Where the doors are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ports {
@@ -27,10 +32,9 @@ pub(crate) struct Launch {
 }
 
 impl Launch {
-    /// An empty data folder. Under the build folder, because a temporary folder in memory would hide what a disk does.
+    /// An empty data folder.
     pub(crate) fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix("server-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        Self { folder, arguments: Vec::new(), settings: Vec::new() }
+        Self { folder: on_disk(), arguments: Vec::new(), settings: Vec::new() }
     }
 
     /// One more argument after `serve`.
@@ -48,12 +52,6 @@ impl Launch {
     pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
-    }
-
-    /// Replaces an argument of an earlier start, such as the number of shards.
-    pub(crate) fn with_shards(mut self, shards: usize) -> Self {
-        self.arguments.retain(|argument| !argument.starts_with("--shards="));
-        self.argument(format!("--shards={shards}"))
     }
 
     /// The data folder.
@@ -166,11 +164,6 @@ impl Server {
     /// Waits until it has ended by itself.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         eventually("the server ending", || self.child.try_wait().unwrap())
-    }
-
-    /// Whether it still runs.
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
     }
 }
 
