@@ -253,7 +253,8 @@ fn open_journal(
         wanted.expected = checkpoint.as_ref().map(|checkpoint| checkpoint.journal);
     }
     let opened = match open_and_replay(&wanted, folder, store) {
-        Err(error) if config.adopt_store => {
+        // Only a journal that does not fit goes: a store that is away for a moment has said nothing about it.
+        Err(error @ StartError::Journal(_)) if config.adopt_store => {
             tracing::warn!(%error, "the journal is set aside; what the store has counts");
             folder_aside(folder)?;
             open_and_replay(&wanted, folder, store)?
