@@ -39,24 +39,31 @@ pub(crate) fn hash(password: &str, salt: [u8; 16]) -> Result<String, &'static st
     Ok(hash.to_string())
 }
 
-/// Checks a password. With no stored hash (nobody by that name) it does the same work and finds it wrong. `salt` is for the
-/// new hash when the stored one is of an earlier kind.
+/// Checks a password. With no stored hash (nobody by that name), and with a password that nobody can have, it does the same
+/// work and finds it wrong: no answer comes early. `salt` is for the new hash when the stored one is of an earlier kind.
 pub(crate) fn check(password: &str, stored: Option<&str>, salt: [u8; 16]) -> Checked {
     let password = if password.len() > PASSWORD_BYTES_MAX { "" } else { password };
     match stored {
         Some(stored) if stored.starts_with("$2") => check_bcrypt(password, stored, salt),
         Some(stored) if stored.starts_with("$argon2") => check_argon2(password, stored, salt),
-        _ => {
-            let _ = hash(password, salt);
-            Checked::Wrong
-        }
+        _ => wrong_after_the_same_work(password, salt),
     }
 }
 
+fn wrong_after_the_same_work(password: &str, salt: [u8; 16]) -> Checked {
+    let _ = hash(password, salt);
+    Checked::Wrong
+}
+
 fn check_argon2(password: &str, stored: &str, salt: [u8; 16]) -> Checked {
-    let Ok(parsed) = PasswordHash::new(stored) else { return Checked::Wrong };
-    if password.is_empty() || argon2().verify_password(password.as_bytes(), &parsed).is_err() {
-        return Checked::Wrong;
+    let parsed = PasswordHash::new(stored).ok().filter(|parsed| parsed.salt.is_some() && parsed.hash.is_some());
+    let Some(parsed) = parsed else { return wrong_after_the_same_work(password, salt) };
+    // The work first: an empty password that is refused before it would tell that there is such an account.
+    match argon2().verify_password(password.as_bytes(), &parsed) {
+        Ok(()) if !password.is_empty() => {}
+        Ok(()) | Err(argon2::password_hash::Error::Password) => return Checked::Wrong,
+        // The hash is damaged, and nothing was worked out.
+        Err(_) => return wrong_after_the_same_work(password, salt),
     }
     let is_current = Params::try_from(&parsed)
         .is_ok_and(|params| (params.m_cost(), params.t_cost(), params.p_cost()) == (MEMORY_KIB, PASSES, LANES))
@@ -67,7 +74,7 @@ fn check_argon2(password: &str, stored: &str, salt: [u8; 16]) -> Checked {
 fn check_bcrypt(password: &str, stored: &str, salt: [u8; 16]) -> Checked {
     let cost = stored.split('$').nth(2).and_then(|cost| cost.parse::<u32>().ok());
     if cost.is_none_or(|cost| cost > BCRYPT_COST_MAX) {
-        return Checked::Wrong;
+        return wrong_after_the_same_work(password, salt);
     }
     match bcrypt::verify(password, stored) {
         Ok(true) if !password.is_empty() => upgrade(password, salt),
@@ -92,6 +99,27 @@ mod tests {
         assert_eq!(check("correct horse", None, [2; 16]), Checked::Wrong);
         assert_eq!(check("", Some(NO_PASSWORD), [2; 16]), Checked::Wrong);
         assert_eq!(check(&"x".repeat(PASSWORD_BYTES_MAX + 1), Some(&stored), [2; 16]), Checked::Wrong);
+    }
+
+    #[test]
+    fn no_password_is_found_wrong_without_the_work() {
+        let stored = hash("correct horse", [1; 16]).unwrap();
+        let least = |password: &str, stored: &str| {
+            let took = |_| {
+                let begun = std::time::Instant::now();
+                assert_eq!(check(password, Some(stored), [2; 16]), Checked::Wrong);
+                begun.elapsed()
+            };
+            (0..3).map(took).min().unwrap()
+        };
+        let ordinary = least("wrong horse", &stored);
+        let costly = bcrypt::hash("correct horse", 4).unwrap().replace("$04$", "$31$");
+        let long = "x".repeat(PASSWORD_BYTES_MAX + 1);
+        for (password, stored) in [("", &*stored), (&long, &stored), ("wrong horse", &costly), ("", "$argon2id$broken")]
+        {
+            // Without the work it would be a thousandth.
+            assert!(least(password, stored) > ordinary / 4, "{:.3} {stored}", password);
+        }
     }
 
     #[test]
