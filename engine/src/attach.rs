@@ -118,13 +118,15 @@ impl Attachment {
         self.shard.core.borrow_mut().submit_ask(self.conn, seq, work)
     }
 
-    /// Queues a refusal of the door's own (an unknown kind, a frame that does not parse), in order with the answers.
-    pub fn refuse(&self, seq: u64, fault: Fault) {
+    /// Queues a refusal of the door's own (an unknown kind, a frame that does not parse), in order with the answers. It
+    /// takes a place in the window like everything else that is answered; errors as in `submit`. One that was dropped
+    /// instead would be taken for an ack: a later cumulative one would cover it.
+    pub fn refuse(&self, seq: u64, fault: Fault) -> Result<(), Fault> {
         let mut core = self.shard.core.borrow_mut();
-        let taken = core.connections.get(self.conn).is_some_and(|connection| connection.take().is_ok());
-        if taken {
-            core.refuse(self.conn, seq, fault);
-        }
+        let gone = || Fault::new(Code::ShuttingDown, "The connection is closed.");
+        core.connections.get(self.conn).ok_or_else(gone)?.take()?;
+        core.refuse(self.conn, seq, fault);
+        Ok(())
     }
 
     /// Commands taken and not yet answered.

@@ -30,6 +30,8 @@ pub(crate) struct Shard {
     pub(crate) plan: std::sync::Arc<PlanInner>,
     /// The size of an API bucket, as the engine last told it: what a refusal says the limit is.
     pub(crate) api_burst: Cell<u32>,
+    /// Bytes of request bodies that are being held; shared by all connections of this shard.
+    pub(crate) body_bytes: Rc<Cell<usize>>,
     started: Instant,
     now_ms: Cell<u64>,
     watched: RefCell<Slab<Rc<Watch>>>,
@@ -44,6 +46,7 @@ impl Shard {
             context,
             plan,
             api_burst: Cell::new(0),
+            body_bytes: Rc::default(),
             started: Instant::now(),
             now_ms: Cell::new(1),
             watched: RefCell::default(),

@@ -2,7 +2,9 @@
 //! field by field, query strings and path segments. Every wrong field is named, and nothing here can fail with a 500.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::str::FromStr;
 
 use bytes::Bytes;
@@ -10,33 +12,75 @@ use engine::fault::FieldFault;
 use engine::{Extra, Fault};
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use proto::{Chapter, Code};
 use serde_json::{Map, Value};
 
-/// Reads a JSON object from a body of at most `bytes_max`; an absent body is an empty object when `optional`.
-pub(crate) async fn object<B>(headers: &HeaderMap, body: B, bytes_max: usize, optional: bool) -> Result<Fields, Fault>
+/// Bytes of bodies that a shard holds at a time while they come in. Each alone is small, but a client may send one on every
+/// stream of every connection and leave them all unfinished.
+const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What may come, and who else is sending.
+pub(crate) struct Room {
+    /// One body's limit.
+    pub(crate) bytes_max: usize,
+    /// What the shard holds of all bodies.
+    pub(crate) held: Rc<Cell<usize>>,
+}
+
+/// Reads a JSON object from a body; an absent body is an empty object when `optional`.
+pub(crate) async fn object<B>(headers: &HeaderMap, body: B, room: Room, optional: bool) -> Result<Fields, Fault>
 where
     B: hyper::body::Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let bytes_max = room.bytes_max;
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|bytes| bytes > bytes_max as u64) {
         return Err(too_large(bytes_max));
     }
-    let bytes = match Limited::new(body, bytes_max).collect().await {
-        Ok(collected) => collected.to_bytes(),
-        Err(problem) if problem.downcast_ref::<LengthLimitError>().is_some() => return Err(too_large(bytes_max)),
-        Err(_) => return Err(Fault::new(Code::InvalidInput, "the body ended before it was complete")),
-    };
+    let mut body = std::pin::pin!(body);
+    let mut bytes = Held { bytes: Vec::new(), held: room.held };
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Fault::new(Code::InvalidInput, "the body ended before it was complete"))?;
+        // Trailers say nothing that we ask for.
+        let Ok(data) = frame.into_data() else { continue };
+        if data.len() > bytes_max - bytes.bytes.len() {
+            return Err(too_large(bytes_max));
+        }
+        bytes.add(&data)?;
+    }
+    let bytes = &bytes.bytes[..];
     if bytes.is_empty() && optional {
         return Ok(Fields::new(Map::new()));
     }
     require_json(headers)?;
-    match serde_json::from_slice(&bytes) {
+    match serde_json::from_slice(bytes) {
         Ok(Value::Object(members)) => Ok(Fields::new(members)),
         Ok(_) => Err(Fault::new(Code::InvalidInput, "the body must be a JSON object")),
         Err(problem) => Err(Fault::new(Code::InvalidInput, format!("the body is not JSON: {problem}"))),
+    }
+}
+
+/// What has come of a body, counted for as long as it is held.
+struct Held {
+    bytes: Vec<u8>,
+    held: Rc<Cell<usize>>,
+}
+
+impl Held {
+    fn add(&mut self, data: &[u8]) -> Result<(), Fault> {
+        if self.held.get() + data.len() > HELD_BYTES_MAX {
+            return Err(Fault::busy("Too many large requests at once; try again in a moment."));
+        }
+        self.held.set(self.held.get() + data.len());
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.held.set(self.held.get() - self.bytes.len());
     }
 }
 
@@ -245,6 +289,24 @@ mod tests {
         let Extra::Fields(wrong) = fault.extra else { panic!("fields") };
         let names: Vec<_> = wrong.iter().map(|wrong| wrong.field.as_ref()).collect();
         assert_eq!(names, ["chapter", "status", "manga_id"]);
+    }
+
+    #[test]
+    fn bodies_that_are_held_have_a_limit_together() {
+        use futures_util::FutureExt;
+        use http_body_util::Full;
+
+        let held: Rc<Cell<usize>> = Rc::default();
+        let read = || {
+            let body = Full::new(Bytes::from_static(b"{\"chapter\":1}"));
+            let room = Room { bytes_max: 1_024, held: Rc::clone(&held) };
+            object(&HeaderMap::new(), body, room, false).now_or_never().expect("the whole body is there")
+        };
+        assert!(read().is_ok());
+        assert_eq!(held.get(), 0, "what was read is held no longer");
+        held.set(HELD_BYTES_MAX - 5);
+        assert_eq!(read().err().map(|fault| fault.code), Some(Code::Busy));
+        assert_eq!(held.get(), HELD_BYTES_MAX - 5);
     }
 
     #[test]

@@ -8,10 +8,11 @@ mod cors;
 mod health;
 mod input;
 mod openapi;
-mod problem;
+pub(crate) mod problem;
 mod reading;
 mod routes;
 mod service;
 mod shapes;
 
+pub(crate) use problem::Answer;
 pub(crate) use service::is_loopback_name;

@@ -283,7 +283,9 @@ fn document() -> Answer {
 async fn read_body(exchange: &Exchange<'_>, body: Incoming, optional: bool) -> Result<Fields, Fault> {
     let limits = &exchange.shard.plan.config.limits;
     let patience = std::time::Duration::from_millis(limits.http_idle_timeout_ms);
-    let reading = input::object(exchange.headers, body, limits.http_body_bytes_max, optional);
+    let room =
+        input::Room { bytes_max: limits.http_body_bytes_max, held: std::rc::Rc::clone(&exchange.shard.body_bytes) };
+    let reading = input::object(exchange.headers, body, room, optional);
     match runtime::timeout(patience, reading).await {
         Ok(fields) => fields,
         Err(runtime::Elapsed) => Err(Fault::new(Code::IdleTimeout, "the body did not arrive in time")),
@@ -299,6 +301,10 @@ fn show_rate(rate: RateView, headers: &mut HeaderMap) {
 /// On loopback only loopback names are served, so that a web page cannot reach this server through a name of its own
 /// (DNS rebinding). A trusted proxy has checked its own names.
 fn check_host(visit: &Visit, parts: &Parts) -> Result<(), Fault> {
+    if parts.headers.get_all(HOST).iter().nth(1).is_some() {
+        // RFC 9112, section 3.2: which of them a proxy in front went by, nobody knows.
+        return Err(Fault::new(Code::InvalidInput, "there is more than one Host header"));
+    }
     let named = parts.uri.authority().map(http::uri::Authority::as_str);
     let named = named.or_else(|| parts.headers.get(HOST).and_then(|value| value.to_str().ok()));
     let Some(named) = named else {

@@ -7,17 +7,19 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use engine::Fault;
 use http::header::{ALLOW, CONTENT_TYPE, HOST, ORIGIN};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use proto::Code;
 use runtime::net::TcpStream;
 
 use crate::admission::{Door, Pass, Refusal};
-use crate::http::is_loopback_name;
+use crate::http::{Answer, is_loopback_name, problem};
 use crate::shard::Shard;
 
 /// The format's own media type (Prometheus, exposition formats, text 0.0.4).
@@ -48,27 +50,30 @@ pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream, _: SocketAddr, pass
     drop(pass);
 }
 
-fn answer(shard: &Shard, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn answer(shard: &Shard, request: &Request<Incoming>) -> Answer {
+    page(shard, request).unwrap_or_else(|fault| {
+        let mut answer = problem::answer(&fault, request.uri().path());
+        if fault.code == Code::MethodNotAllowed {
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        answer
+    })
+}
+
+fn page(shard: &Shard, request: &Request<Incoming>) -> Result<Answer, Fault> {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     if !is_loopback_name(host) || request.headers().contains_key(ORIGIN) {
-        return plain(StatusCode::FORBIDDEN, "This page is for scrapers on this machine.\n".to_owned());
+        return Err(Fault::new(Code::Forbidden, "this page is for scrapers on this machine"));
     }
     if request.uri().path().trim_end_matches('/') != "/metrics" {
-        return plain(StatusCode::NOT_FOUND, "There is only /metrics here.\n".to_owned());
+        return Err(Fault::not_found("there is only /metrics here"));
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "Use GET.\n".to_owned());
-        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return answer;
+        return Err(Fault::new(Code::MethodNotAllowed, "this path takes GET, HEAD"));
     }
     let mut page = shard.plan.prometheus.as_ref().map(|handle| handle.render()).unwrap_or_default();
     process::append(&mut page, &shard.plan.admission);
-    plain(StatusCode::OK, page)
-}
-
-fn plain(status: StatusCode, page: String) -> Response<Full<Bytes>> {
-    let mut answer = Response::new(Full::new(Bytes::from(page)));
-    *answer.status_mut() = status;
+    let mut answer = Answer::new(Full::new(Bytes::from(page)));
     answer.headers_mut().insert(CONTENT_TYPE, TEXT);
-    answer
+    Ok(answer)
 }

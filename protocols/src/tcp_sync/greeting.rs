@@ -20,6 +20,8 @@ use crate::shard::Shard;
 pub(crate) const TLS_HANDSHAKE: u8 = 0x16;
 /// What a greeting is read into at first.
 pub(crate) const GREETING_BYTES: usize = 4 * 1024;
+/// The longest auth line: as much as a Hello may carry. Nobody knows yet who sends it, so it gets no more memory than that.
+const AUTH_LINE_BYTES_MAX: usize = Kind::Hello.payload_bytes_max() as usize;
 
 /// What the first byte says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -183,6 +185,10 @@ async fn auth<I: Input>(
     loop {
         match split_line(buffer.as_slice(), searched).map_err(|problem| refused(lines::line_fault(&problem)))? {
             Some(_) => break,
+            None if buffer.len() > AUTH_LINE_BYTES_MAX => {
+                let detail = format!("the auth line is longer than {AUTH_LINE_BYTES_MAX} bytes");
+                return Err(refused(Fault::new(Code::TooLarge, detail)));
+            }
             None => {
                 searched = buffer.len();
                 let room = (searched * 2).max(GREETING_BYTES);

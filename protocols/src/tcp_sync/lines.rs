@@ -60,8 +60,7 @@ impl Lines {
     }
 
     fn refuse(&self, link: &Link<Self>, fault: Fault) -> Result<(), Fault> {
-        link.attachment.refuse(self.take_seq(), fault);
-        Ok(())
+        link.attachment.refuse(self.take_seq(), fault)
     }
 
     fn take_seq(&self) -> u64 {
