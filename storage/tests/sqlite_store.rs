@@ -189,3 +189,26 @@ fn a_commit_is_flushed_and_the_log_is_on() {
     drop(store);
     assert!(!folder.path().join("store.db-wal").exists(), "a closed store is one file");
 }
+
+#[test]
+fn only_the_owner_reads_the_files_whatever_the_folder_allows() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = folder.path().join("mangahub.db");
+    let modes = || {
+        std::fs::read_dir(folder.path()).unwrap().map(|entry| {
+            let entry = entry.unwrap();
+            (entry.file_name(), entry.metadata().unwrap().permissions().mode() & 0o777)
+        })
+    };
+    let store = open(&path).unwrap();
+    assert!(modes().count() >= 2, "the database and its log");
+    assert_eq!(modes().find(|(_, mode)| *mode != 0o600), None);
+    drop(store);
+    // One that an earlier version made.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let _store = open(&path).unwrap();
+    assert_eq!(modes().find(|(_, mode)| *mode != 0o600), None);
+}

@@ -1,6 +1,9 @@
 //! How a connection to the embedded database is opened, and how SQLite's errors become the store's. Every connection gets the
 //! same settings here, so that no statement runs without the full flush that durability rests on.
 
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,9 +23,38 @@ pub(super) enum Purpose {
 pub(super) fn open(config: &SqliteConfig, purpose: Purpose) -> Result<Connection, StoreError> {
     // One thread per connection: SQLite's own mutex would only cost.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_CREATE;
+    if purpose == Purpose::Write {
+        keep_private(&config.path).map_err(|error| StoreError::Unavailable {
+            reason: format!("{}: {error}", config.path.display()),
+            retry_after: Duration::from_secs(1),
+        })?;
+    }
     let conn = Connection::open_with_flags(&config.path, flags).map_err(|error| opening(&config.path, error))?;
     settings(&conn, config, purpose).map_err(|error| opening(&config.path, error))?;
     Ok(conn)
+}
+
+/// Makes the file 0600 before anything is in it, and tightens one that was made otherwise: it holds password hashes, and the
+/// folder may be one that somebody made for us with a mode of its own. SQLite gives its log and its index the file's mode.
+fn keep_private(path: &Path) -> io::Result<()> {
+    // Never opened when it is there: closing it again would take the locks away that SQLite holds on it in this process.
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        let mode = match fs::metadata(&name) {
+            Ok(found) => found.permissions().mode(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if mode & 0o077 != 0 {
+            fs::set_permissions(&name, fs::Permissions::from_mode(mode & 0o700))?;
+        }
+    }
+    Ok(())
 }
 
 fn settings(conn: &Connection, config: &SqliteConfig, purpose: Purpose) -> rusqlite::Result<()> {
