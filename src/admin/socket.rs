@@ -62,21 +62,35 @@ pub(crate) fn serve(data_dir: &Path, admin: Admin, facts: Facts) -> Result<(), S
                 std::thread::sleep(Duration::from_millis(100));
                 continue;
             };
-            if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
-                open.fetch_sub(1, Ordering::Relaxed);
-                continue;
-            }
-            let (admin, facts, open) = (admin.clone(), facts.clone(), open.clone());
+            let Some(place) = Place::take(&open) else { continue };
+            let (admin, facts) = (admin.clone(), facts.clone());
             let connection = move || {
                 if let Err(error) = converse(&stream, &admin, &facts) {
                     tracing::debug!(%error, "an admin connection ended early");
                 }
-                open.fetch_sub(1, Ordering::Relaxed);
+                drop(place);
             };
+            // Without a thread for it the connection closes, and its place with it.
             let _ = std::thread::Builder::new().name("admin".to_owned()).spawn(connection);
         }
     };
     std::thread::Builder::new().name("admin-accept".to_owned()).spawn(accept).map(drop).map_err(broken)
+}
+
+/// One of the connections that may be open; given back however its thread ends, and when there is no thread to be had.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>) -> Option<Self> {
+        let place = Self(Arc::clone(open));
+        (open.fetch_add(1, Ordering::Relaxed) < CONNECTIONS_MAX).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn converse(stream: &UnixStream, admin: &Admin, facts: &Facts) -> io::Result<()> {
@@ -132,5 +146,26 @@ impl Client {
             Ok(serde_json::from_slice::<Reply>(&line)?)
         });
         exchanged.map(Into::into).map_err(|source| SocketError::Io { path: self.path.clone(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_given_back_even_by_threads_that_panic() {
+        let open = Arc::new(AtomicUsize::new(0));
+        let held: Vec<_> = (0..CONNECTIONS_MAX).map(|_| Place::take(&open).unwrap()).collect();
+        assert!(Place::take(&open).is_none());
+        for place in held {
+            let thread = std::thread::spawn(move || {
+                let _place = place;
+                std::panic::resume_unwind(Box::new("a defect"));
+            });
+            assert!(thread.join().is_err());
+        }
+        assert_eq!(open.load(Ordering::Relaxed), 0);
+        assert!(Place::take(&open).is_some());
     }
 }
