@@ -1,7 +1,7 @@
 //! One device's connection under load: fills its window or its queue, sends everything in one write, and turns answers into
 //! latencies, ledger entries and errors by kind. Nothing is allocated per update once it runs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -14,14 +14,16 @@ use proto::{Chapter, Code, DeviceId, DeviceSeq, MangaId, MergeKey, UserId};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use crate::dial::dial;
 use crate::drive::{Mode, Shared, next_chapter};
 use crate::ledger::{Entry, Source};
+use crate::person;
 use crate::reader;
 use crate::tokens::Seeded;
 use crate::workload::Random;
 
 /// Bytes asked of the socket at a time.
-const READ_BYTES: usize = 32 * 1024;
+const READ_BYTES: usize = 4 * 1024;
 
 /// What comes back with an update's answer.
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +39,19 @@ pub struct Pending {
 pub struct Queue {
     due_us: RefCell<VecDeque<u64>>,
     kick: Notify,
+    leaving: Cell<bool>,
 }
 
 impl Queue {
-    /// Adds one update that was due at this moment.
-    pub fn push(&self, due_us: u64) {
-        self.due_us.borrow_mut().push_back(due_us);
+    /// Asks the connection to give its place to somebody else, once everything it sent is answered.
+    pub fn leave(&self) {
+        self.leaving.set(true);
+        self.kick.notify_one();
+    }
+
+    /// Adds updates that were due at this moment.
+    pub fn push(&self, due_us: u64, updates: usize) {
+        self.due_us.borrow_mut().extend(std::iter::repeat_n(due_us, updates));
         self.kick.notify_one();
     }
 }
@@ -63,9 +72,16 @@ pub struct Connection {
     /// Updates of an earlier connection that were never answered: sent again first, unchanged.
     resend: VecDeque<Pending>,
     window_max: usize,
+    /// Which of the tokens' users it is.
+    place: usize,
 }
 
 impl Connection {
+    /// Says which of the tokens' users it is, for those who take turns.
+    pub fn at_place(self, place: usize) -> Self {
+        Self { place, ..self }
+    }
+
     /// Connects device number `index` of a user and learns where the user stands.
     pub async fn open(
         server: SocketAddr,
@@ -78,7 +94,7 @@ impl Connection {
         let seed = device[..8].try_into().expect("eight of sixteen bytes");
         let device = DeviceId::from_bytes(device);
         let hello = reader::hello(seeded, Some(device), wants::PROGRESS);
-        let (mut client, signed_in) = FrameClient::connect(server, &hello).await?;
+        let (mut client, signed_in) = FrameClient::over(dial(server).await?, &hello).await?;
         let states = reader::states_on(&mut client).await?;
         let writers = shared.plan.writers;
         let own = series.iter().take(shared.plan.series).skip(index).step_by(writers.max(1));
@@ -99,6 +115,7 @@ impl Connection {
             answered: Vec::new(),
             resend: VecDeque::new(),
             window_max: usize::MAX,
+            place: 0,
         })
     }
 
@@ -139,15 +156,38 @@ impl Connection {
                 Ok(()) => {}
                 Err(lost) => break lost,
             }
+            if self.queue.leaving.get() && self.protocol.unanswered().len() == 0 {
+                match self.make_room().await {
+                    Ok(next) => self = next,
+                    Err(lost) => break lost,
+                }
+            }
         };
         let unanswered = self.protocol.unanswered().len() as u64;
-        self.shared.in_flight.set(self.shared.in_flight.get() - unanswered);
+        self.shared.answered(unanswered);
         self.shared.count_error(match &lost {
             Error::Closed { code, .. } => code.map_or("closed", Code::as_str),
             Error::Io(_) | Error::Cut => "connection_lost",
             Error::Protocol(_) | Error::Line(_) | Error::Refused { .. } => "protocol",
         });
         (self, lost)
+    }
+
+    /// Closes, and comes back as the user who has waited longest. What is queued for this place stays.
+    async fn make_room(&self) -> Result<Self, Error> {
+        self.queue.leaving.set(false);
+        let shared = &self.shared;
+        let Some((crowd, mut away)) = shared.crowd.get().map(|crowd| (crowd, crowd.away.borrow_mut())) else {
+            return Err(Error::Cut);
+        };
+        away.push_back(self.place);
+        let place = away.pop_front().unwrap_or(self.place);
+        drop(away);
+        let seeded = &crowd.tokens.users[place];
+        let device = *person::device(seeded, 0).as_bytes();
+        let next = Self::open(crowd.server, seeded, &crowd.tokens.series, 0, device, shared).await?;
+        shared.changes.set(shared.changes.get() + 1);
+        Ok(Self { queue: Rc::clone(&self.queue), place, ..next })
     }
 
     async fn turn(&mut self) -> Result<(), Error> {
@@ -181,7 +221,7 @@ impl Connection {
                 let more = window.saturating_sub(in_flight).min(self.protocol.credit());
                 (0..more).for_each(|_| self.update(now));
             }
-            Mode::Open { .. } => {
+            Mode::Open { .. } | Mode::Shared { .. } => {
                 let queue = Rc::clone(&self.queue);
                 let mut due = queue.due_us.borrow_mut();
                 while self.protocol.credit() > 0
@@ -254,7 +294,7 @@ impl Connection {
         let measuring = self.shared.measuring.get();
         while let Some(event) = self.protocol.poll(&mut self.answered)? {
             let count = self.answered.len() as u64;
-            self.shared.in_flight.set(self.shared.in_flight.get() - count);
+            self.shared.answered(count);
             match event {
                 Event::Ack(ack) => {
                     if measuring {

@@ -2,8 +2,8 @@
 //! of updates in flight; open loop sends by a schedule and counts latency from the moment an update was due, so that a stalled
 //! server cannot hide behind its own slowness.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -11,10 +11,14 @@ use std::time::{Duration, Instant};
 use client::shell::Error;
 use hdrhistogram::Histogram;
 use proto::Chapter;
+use tokio::task::JoinHandle;
 
 use crate::connection::{Connection, Queue};
+use crate::crowd::{self, Crowd, Pool};
 use crate::ledger::{Entry, Expectations, Writer};
+use crate::person;
 use crate::process::{self, Usage};
+use crate::threads;
 use crate::tokens::Tokens;
 use crate::workload::{Distribution, Picker, Random};
 
@@ -26,6 +30,13 @@ pub enum Mode {
     Closed {
         /// Updates without an answer, per connection.
         window: usize,
+    },
+    /// So many in flight over all connections together, handed to them in bursts.
+    Shared {
+        /// Updates without an answer.
+        in_flight: usize,
+        /// How many of them a connection gets at a time.
+        burst: usize,
     },
     /// So many per second over all connections.
     Open {
@@ -45,6 +56,12 @@ pub struct Plan {
     pub writers: usize,
     /// Series per user.
     pub series: usize,
+    /// Connections open at once, at most; users beyond them wait for a place. 0: one for every device of every user.
+    pub connections_max: usize,
+    /// Of 1,000 connected users, how many have one more device, which only watches.
+    pub watched_per_mille: usize,
+    /// Connections per second that give their place to a user who is away.
+    pub changes_per_s: f64,
     /// When updates are sent.
     #[serde(flatten)]
     pub mode: Mode,
@@ -89,6 +106,12 @@ pub struct Shared {
     pub expectations: RefCell<Option<Expectations>>,
     /// How series are picked.
     pub series: Picker,
+    /// Who is away, when there are more users than places.
+    pub crowd: OnceCell<Crowd>,
+    /// What is in flight over all connections together, when that is what is kept up.
+    pub pool: OnceCell<Pool>,
+    /// Places that changed hands.
+    pub changes: Cell<u64>,
 }
 
 impl Shared {
@@ -108,7 +131,20 @@ impl Shared {
             ledger: RefCell::new(ledger),
             expectations: RefCell::new(remember.then(Expectations::default)),
             series,
+            crowd: OnceCell::new(),
+            pool: OnceCell::new(),
+            changes: Cell::new(0),
         })
+    }
+
+    /// So many updates are no longer in flight.
+    pub fn answered(&self, updates: u64) {
+        self.in_flight.set(self.in_flight.get() - updates);
+        if let Some(pool) = self.pool.get()
+            && self.sending.get()
+        {
+            pool.refill(updates, self.now_us());
+        }
     }
 
     /// Microseconds since the run began.
@@ -145,6 +181,8 @@ pub struct Measured {
     pub elapsed: Duration,
     /// The server before and after, when its pid is known.
     pub server: Option<(Usage, Usage)>,
+    /// The server's CPU time in that time, by thread.
+    pub threads: Option<threads::Groups>,
     /// CPU time of this process in that time.
     pub client_cpu_us: u64,
 }
@@ -152,17 +190,26 @@ pub struct Measured {
 /// Opens every connection of the plan, over the ramp. All of them, or the first reason why not.
 pub async fn connect(server: SocketAddr, tokens: &Tokens, shared: &Rc<Shared>) -> Result<Vec<Connection>, Error> {
     let plan = &shared.plan;
-    let total = plan.users * plan.devices;
-    let mut connections = Vec::with_capacity(total);
-    let mut random = Random::new(plan.seed);
-    for (at, seeded) in tokens.users.iter().take(plan.users).enumerate() {
-        for device in 0..plan.devices {
-            let connection =
-                Connection::open(server, seeded, &tokens.series, device, random.uuid_bytes(), shared).await?;
-            connections.push(connection);
+    let places = match plan.connections_max {
+        0 => plan.users,
+        max => plan.users.min(max / plan.devices.max(1)),
+    };
+    let mut connections = Vec::with_capacity(places * plan.devices);
+    for (at, seeded) in tokens.users.iter().take(places).enumerate() {
+        let is_watched = at * plan.watched_per_mille % 1_000 < plan.watched_per_mille;
+        for device in 0..plan.devices + usize::from(is_watched) {
+            let id = *person::device(seeded, device).as_bytes();
+            let connection = Connection::open(server, seeded, &tokens.series, device, id, shared).await?;
+            connections.push(connection.at_place(at));
         }
-        let due = plan.ramp.mul_f64((at + 1) as f64 / plan.users as f64);
+        let due = plan.ramp.mul_f64((at + 1) as f64 / places as f64);
         tokio::time::sleep_until((shared.origin + due).into()).await;
+    }
+    let away: VecDeque<usize> = (places..plan.users.min(tokens.users.len())).collect();
+    if !away.is_empty() {
+        let crowd = Crowd { server, tokens: Rc::new(tokens.clone()), away: RefCell::new(away) };
+        // Empty until here: a run connects once.
+        let _ = shared.crowd.set(crowd);
     }
     Ok(connections)
 }
@@ -178,23 +225,20 @@ pub async fn run(
     let queues: Vec<_> = connections.iter().filter(|connection| connection.writes()).map(Connection::queue).collect();
     shared.sending.set(true);
     let tasks: Vec<_> = connections.into_iter().map(|connection| tokio::task::spawn_local(connection.run())).collect();
-    let scheduler = match shared.plan.mode {
-        Mode::Open { rate } => Some(tokio::task::spawn_local(schedule(rate, queues, Rc::clone(&shared)))),
-        Mode::Closed { .. } => None,
-    };
+    let helpers = begin(&shared, queues);
     tokio::time::sleep(shared.plan.warm_up).await;
     let read_server = || server_pid.map(process::usage).transpose().map_err(Error::Io);
-    let (server_before, client_before, began) = (read_server()?, process::own_cpu_us(), Instant::now());
+    let read_threads = || server_pid.map(threads::groups).transpose().map_err(Error::Io);
+    let (server_before, threads_before) = (read_server()?, read_threads()?);
+    let (client_before, began) = (process::own_cpu_us(), Instant::now());
     shared.measuring.set(true);
     tokio::time::sleep(shared.plan.measure).await;
     shared.measuring.set(false);
     let elapsed = began.elapsed();
     let client_cpu_us = process::own_cpu_us() - client_before;
-    let server_after = read_server()?;
+    let (server_after, threads_after) = (read_server()?, read_threads()?);
     shared.sending.set(false);
-    if let Some(scheduler) = scheduler {
-        scheduler.abort();
-    }
+    helpers.iter().for_each(JoinHandle::abort);
     settle(&shared).await;
     for task in tasks {
         task.abort();
@@ -202,7 +246,30 @@ pub async fn run(
     if let Some(ledger) = shared.ledger.borrow_mut().as_mut() {
         ledger.flush().map_err(Error::Io)?;
     }
-    Ok(Measured { server: server_before.zip(server_after), shared, elapsed, client_cpu_us })
+    let threads = threads_before.zip(threads_after).map(|(before, after)| threads::between(&before, &after));
+    Ok(Measured { server: server_before.zip(server_after), threads, shared, elapsed, client_cpu_us })
+}
+
+/// Starts what keeps the load up beside the connections themselves.
+fn begin(shared: &Rc<Shared>, queues: Vec<Rc<Queue>>) -> Vec<JoinHandle<()>> {
+    let plan = &shared.plan;
+    let mut helpers = Vec::new();
+    if plan.changes_per_s > 0.0 && shared.crowd.get().is_some() {
+        let changing = crowd::change_places(plan.changes_per_s, queues.clone(), Rc::clone(shared));
+        helpers.push(tokio::task::spawn_local(changing));
+    }
+    match plan.mode {
+        Mode::Open { rate } => {
+            helpers.push(tokio::task::spawn_local(schedule(rate, queues, Rc::clone(shared))));
+        }
+        Mode::Shared { in_flight, burst } => {
+            let picker = Picker::new(plan.distribution, queues.len());
+            let pool = shared.pool.get_or_init(|| Pool::new(queues, picker, plan.seed, burst));
+            pool.refill(in_flight as u64, shared.now_us());
+        }
+        Mode::Closed { .. } => {}
+    }
+    helpers
 }
 
 /// Waits for the answers that are still due, at most 10 s; what is missing then is an error of its own kind.
@@ -229,7 +296,7 @@ async fn schedule(rate: f64, queues: Vec<Rc<Queue>>, shared: Rc<Shared>) {
         let due = (now as f64 * rate / 1e6) as u64;
         while handed < due {
             let moment = began + (handed as f64 * 1e6 / rate) as u64;
-            queues[picker.pick(&mut random)].push(moment);
+            queues[picker.pick(&mut random)].push(moment, 1);
             handed += 1;
         }
     }

@@ -3,13 +3,21 @@
 
 pub mod campaign;
 pub mod connection;
+pub mod crowd;
+pub mod dial;
 pub mod drive;
 pub mod http;
+pub mod idle;
 pub mod ledger;
+pub mod person;
 pub mod process;
+pub mod profile;
 pub mod reader;
 pub mod report;
 pub mod server;
+pub mod threads;
+pub mod timeline;
+pub mod tls;
 pub mod tokens;
 pub mod verify;
 pub mod workload;

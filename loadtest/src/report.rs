@@ -7,6 +7,9 @@ use std::fmt::Write as _;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::threads::{self, Groups};
+use crate::timeline::Moment;
+
 /// Latencies in microseconds, from the moment an update was due (open loop) or sent (closed loop) to its acknowledgement.
 #[derive(Clone, Debug, Serialize)]
 pub struct Latency {
@@ -108,11 +111,43 @@ pub struct Report {
     pub errors: BTreeMap<String, u64>,
     /// What the server used; absent when its pid is not known.
     pub server: Option<ServerCost>,
+    /// The server's CPU time by thread.
+    pub threads: Option<Groups>,
+    /// Connections that gave their place to another user, whole run.
+    pub changes: u64,
+    /// Records that the store still lacked when sending ended, and the seconds until it had them.
+    pub drain: Option<Drain>,
+    /// What the server said of itself, over time.
+    pub timeline: Vec<Moment>,
     /// CPU time of the harness in the measured time.
     pub client_cpu_us: u64,
 }
 
+/// How the store caught up after a burst.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Drain {
+    /// Records that it lacked when sending ended.
+    pub records: u64,
+    /// Seconds until it lacked none; absent when it did not get there in the time given.
+    pub seconds: Option<f64>,
+}
+
 impl Report {
+    /// CPU per update by group of threads, and without the execution of SQL.
+    fn thread_rows(&self) -> Vec<(String, String)> {
+        let Some(threads) = &self.threads else { return Vec::new() };
+        let each = |cpu_ns: u64| cpu_ns as f64 / 1e3 / self.acknowledged.max(1) as f64;
+        let without_sql = threads.iter().filter(|(name, _)| *name != threads::SQL_GROUP);
+        let sum = without_sql.map(|(_, spent)| spent.cpu_ns).sum();
+        let first = ("CPU/update without SQL".to_owned(), format!("{:.3} us", each(sum)));
+        let busy = threads.iter().filter(|(_, spent)| each(spent.cpu_ns) >= 0.001);
+        let rows = busy.map(|(name, spent)| {
+            let waited = format!("{:.3} us, {:.3} us waiting for a CPU", each(spent.cpu_ns), each(spent.waited_ns));
+            (format!("  {name}"), waited)
+        });
+        [first].into_iter().chain(rows).collect()
+    }
+
     /// A table of aligned rows.
     pub fn table(&self) -> String {
         let mut rows = vec![
@@ -137,6 +172,19 @@ impl Report {
                 ("server descriptors".into(), server.descriptors.to_string()),
             ]),
             None => rows.push(("server CPU".into(), "unknown: give --server-pid".into())),
+        }
+        if self.server.is_some() {
+            rows.extend(self.thread_rows());
+        }
+        if let Some(drain) = self.drain {
+            let seconds = drain.seconds.map_or("not in time".to_owned(), |seconds| format!("{seconds:.1} s"));
+            rows.push(("store caught up".into(), format!("{} records in {seconds}", drain.records)));
+        }
+        if let Some(most) = self.timeline.iter().map(|moment| moment.lag_records).max() {
+            rows.push(("store lag, most".into(), format!("{most} records")));
+        }
+        if self.changes > 0 {
+            rows.push(("places changed".into(), self.changes.to_string()));
         }
         let client_cores = self.client_cpu_us as f64 / 1e6 / self.measured_s;
         rows.push(("client CPU".into(), format!("{client_cores:.2} cores")));

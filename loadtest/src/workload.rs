@@ -4,7 +4,7 @@
 use clap::ValueEnum;
 
 /// How picks are spread over users and series.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Distribution {
     /// Every one as likely as the other.

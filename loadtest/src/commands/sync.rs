@@ -1,0 +1,241 @@
+//! `loadtest sync`: one run of the sync plane against a server, or the same rows into something that it is compared with.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use loadtest::drive::{self, Measured, Mode, Plan, Shared};
+use loadtest::ledger::Writer;
+use loadtest::profile::Profile;
+use loadtest::report::{Drain, Latency, Machine, Report, ServerCost};
+use loadtest::server::Server;
+use loadtest::timeline::{self, Recorder};
+use loadtest::tokens::Tokens;
+use loadtest::workload::Distribution;
+
+use crate::{Failure, OwnServer};
+
+/// How often the server is asked how it is.
+const READ_EVERY: Duration = Duration::from_millis(500);
+
+#[derive(Args, Clone)]
+pub(crate) struct SyncArgs {
+    /// A profile: updates, updates-thin, burst, steady, latency, or a file; what is given here beside it wins
+    #[arg(long)]
+    pub(crate) profile: Option<String>,
+    /// The TCP sync door of a running server; without it a server is started
+    #[arg(long, requires = "tokens")]
+    address: Option<SocketAddr>,
+    /// That server's process, for its CPU time and memory
+    #[arg(long)]
+    server_pid: Option<u32>,
+    /// The file that `mangahub admin seed --tokens` wrote for it
+    #[arg(long)]
+    tokens: Option<PathBuf>,
+    #[command(flatten)]
+    own: OwnServer,
+    /// Users that write [default: 1]
+    #[arg(long)]
+    users: Option<usize>,
+    /// Connections per user [default: 1]
+    #[arg(long)]
+    devices: Option<usize>,
+    /// Of them, how many write; the others watch [default: 1]
+    #[arg(long)]
+    writers: Option<usize>,
+    /// Series per user [default: 10]
+    #[arg(long)]
+    series: Option<usize>,
+    /// Connections open at once; users beyond them wait for a place [default: all]
+    #[arg(long)]
+    connections_max: Option<usize>,
+    /// Of 1,000 connected users, how many have one more device, which watches [default: 0]
+    #[arg(long)]
+    watched_per_mille: Option<usize>,
+    /// Connections per second that give their place to a user who waits [default: 0]
+    #[arg(long)]
+    changes_per_s: Option<f64>,
+    /// Closed loop: updates in flight per writing connection [default: 64]
+    #[arg(long, conflicts_with_all = ["rate", "in_flight"])]
+    window: Option<usize>,
+    /// Closed loop: updates in flight over all connections together
+    #[arg(long, conflicts_with = "rate")]
+    in_flight: Option<usize>,
+    /// Of those, how many a connection gets at a time [default: 64]
+    #[arg(long)]
+    burst: Option<usize>,
+    /// Open loop: updates per second over all connections
+    #[arg(long)]
+    pub(crate) rate: Option<f64>,
+    /// How picks are spread [default: uniform]
+    #[arg(long, value_enum)]
+    distribution: Option<Distribution>,
+    /// Seconds over which connections are opened
+    #[arg(long, default_value_t = 0.0)]
+    ramp: f64,
+    /// Seconds of load that are not measured [default: 2]
+    #[arg(long)]
+    pub(crate) warm_up: Option<f64>,
+    /// Seconds that are [default: 10]
+    #[arg(long)]
+    pub(crate) duration: Option<f64>,
+    /// Seconds that the store may take to catch up afterwards; that time is measured
+    #[arg(long)]
+    drain_s: Option<f64>,
+    /// The seed of every pick
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Writes every acknowledgement down; the file must not exist
+    #[arg(long)]
+    ledger: Option<PathBuf>,
+    /// Writes the report as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+impl SyncArgs {
+    fn profile(&self) -> Result<Profile, Failure> {
+        Ok(self.profile.as_deref().map(Profile::load).transpose()?.unwrap_or_default())
+    }
+
+    fn plan(&self, profile: &Profile) -> Result<Plan, Failure> {
+        let seconds = |value: f64, name: &str| {
+            Duration::try_from_secs_f64(value).map_err(|_| format!("{name} must be a number of seconds, at least 0"))
+        };
+        let plan = Plan {
+            users: self.users.or(profile.users).unwrap_or(1),
+            devices: self.devices.or(profile.devices).unwrap_or(1),
+            writers: self.writers.or(profile.writers).unwrap_or(1),
+            series: self.series.or(profile.series).unwrap_or(10),
+            connections_max: self.connections_max.or(profile.connections_max).unwrap_or(0),
+            watched_per_mille: self.watched_per_mille.or(profile.watched_per_mille).unwrap_or(0),
+            changes_per_s: self.changes_per_s.or(profile.changes_per_s).unwrap_or(0.0),
+            mode: self.mode(profile),
+            distribution: self.distribution.or(profile.distribution).unwrap_or(Distribution::Uniform),
+            seed: self.seed,
+            ramp: seconds(self.ramp, "ramp")?,
+            warm_up: seconds(self.warm_up.or(profile.warm_up).unwrap_or(2.0), "warm-up")?,
+            measure: seconds(self.duration.or(profile.duration).unwrap_or(10.0), "duration")?,
+        };
+        if plan.writers == 0 || plan.writers > plan.devices || plan.writers > plan.series {
+            return Err("writers must be at least 1, at most devices, and at most series".into());
+        }
+        let is_load = match plan.mode {
+            Mode::Open { rate } => rate.is_finite() && rate > 0.0,
+            Mode::Closed { window } => window > 0,
+            Mode::Shared { in_flight, burst } => burst > 0 && in_flight >= burst,
+        };
+        if !is_load || plan.users == 0 || !plan.changes_per_s.is_finite() {
+            return Err("rate, users, window and burst must be above 0, and in-flight at least a burst".into());
+        }
+        Ok(plan)
+    }
+
+    /// The command line decides which kind of loop it is; else the profile.
+    fn mode(&self, profile: &Profile) -> Mode {
+        let burst = self.burst.or(profile.burst).unwrap_or(64);
+        match (self.rate, self.in_flight, self.window) {
+            (Some(rate), ..) => Mode::Open { rate },
+            (_, Some(in_flight), _) => Mode::Shared { in_flight, burst },
+            (.., Some(window)) => Mode::Closed { window },
+            _ => match (profile.rate, profile.in_flight) {
+                (Some(rate), _) => Mode::Open { rate },
+                (_, Some(in_flight)) => Mode::Shared { in_flight, burst },
+                _ => Mode::Closed { window: profile.window.unwrap_or(64) },
+            },
+        }
+    }
+}
+
+pub(crate) async fn sync(args: SyncArgs) -> Result<String, Failure> {
+    let report = measure(&args).await?;
+    if let Some(file) = &args.json {
+        std::fs::write(file, serde_json::to_vec_pretty(&report)?)?;
+    }
+    Ok(report.table())
+}
+
+/// One run.
+pub(crate) async fn measure(args: &SyncArgs) -> Result<Report, Failure> {
+    let profile = args.profile()?;
+    let plan = args.plan(&profile)?;
+    let ledger = args.ledger.as_deref().map(Writer::create).transpose()?;
+    let mut limits_raised = BTreeMap::new();
+    // The folder outlives the server: fields drop in order.
+    let mut own: Option<(Server, Option<tempfile::TempDir>)> = None;
+    let (address, pid, tokens) = match (args.address, &args.tokens) {
+        (Some(address), Some(tokens)) => {
+            (address, args.server_pid, Tokens::load(tokens)?.take(plan.users, plan.series)?)
+        }
+        _ => {
+            let (mut launch, fresh) = args.own.launch()?;
+            let given = std::mem::take(&mut launch.settings);
+            launch.settings = profile.raise.clone().into_iter().chain(given).collect();
+            limits_raised.extend(launch.settings.iter().cloned());
+            let (server, _) = own.insert((launch.start()?, fresh));
+            (server.doors.tcp_sync, Some(server.pid()), launch.seed(plan.users, plan.series)?)
+        }
+    };
+    let recorder = own.as_ref().map(|(server, _)| Recorder::start(server.doors.metrics, server.pid(), READ_EVERY));
+    let recorder = recorder.transpose()?;
+    let measured = drive::run(address, pid, &tokens, Shared::new(plan, ledger, false)).await?;
+    let patience = args.drain_s.or(profile.drain_s);
+    let drain = match (&own, patience) {
+        (Some((server, _)), Some(patience)) => Some(drain(server, patience).await?),
+        _ => None,
+    };
+    let timeline = recorder.map(Recorder::finish).unwrap_or_default();
+    let report = Report { drain, timeline, ..report(&measured, limits_raised)? };
+    if let Some((server, _folder)) = own {
+        server.stop()?;
+    }
+    Ok(report)
+}
+
+/// Waits until the store has everything.
+async fn drain(server: &Server, patience_s: f64) -> Result<Drain, Failure> {
+    let began = Instant::now();
+    let mut records = None;
+    loop {
+        let moment = timeline::read(server.doors.metrics, server.pid(), began)?;
+        let records = *records.get_or_insert(moment.lag_records);
+        if moment.lag_records == 0 {
+            return Ok(Drain { records, seconds: Some(moment.at_s) });
+        }
+        if moment.at_s > patience_s {
+            return Ok(Drain { records, seconds: None });
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn report(measured: &Measured, limits_raised: BTreeMap<String, String>) -> Result<Report, Failure> {
+    let shared = &measured.shared;
+    let (acknowledged, elapsed_s) = (shared.acknowledged.get(), measured.elapsed.as_secs_f64());
+    let errors = shared.errors.borrow().clone();
+    let latency = Latency::of(&shared.latency.borrow()).map_err(|error| format!("{error}; errors: {errors:?}"))?;
+    let server = measured.server.map(|(before, after)| {
+        let cpu_us = after.cpu_us - before.cpu_us;
+        let cpu_us_per_update = cpu_us as f64 / acknowledged.max(1) as f64;
+        ServerCost { cpu_us, cpu_us_per_update, rss_bytes: after.rss_bytes, descriptors: after.descriptors }
+    });
+    Ok(Report {
+        run: serde_json::to_value(&shared.plan)?,
+        limits_raised,
+        machine: Machine::here(),
+        measured_s: elapsed_s,
+        acknowledged,
+        acknowledged_per_s: acknowledged as f64 / elapsed_s,
+        announced: shared.announced.get(),
+        latency,
+        errors,
+        server,
+        threads: measured.threads.clone(),
+        changes: shared.changes.get(),
+        drain: None,
+        timeline: Vec::new(),
+        client_cpu_us: measured.client_cpu_us,
+    })
+}
