@@ -58,6 +58,10 @@ impl Core {
         let connection = self.connections.get(conn).ok_or_else(gone)?;
         connection.take()?;
         let (slot, owner, user) = (connection.user_slot, connection.owner, connection.grant.user);
+        if matches!(work, Work::CatchUp(_)) && !connection.begin_catch_up(seq) {
+            self.refuse(conn, seq, Fault::busy("Wait for the answers to earlier catch-ups."));
+            return Ok(());
+        }
         if owner == self.id {
             self.execute(slot, work, Target::Connection { conn, seq }, true);
         } else {

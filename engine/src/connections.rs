@@ -18,6 +18,9 @@ use crate::grants::Grant;
 use crate::limits::Bucket;
 use crate::message::ConnRef;
 
+/// Catch-ups of one connection that may be unanswered: each may hold all of a user's series.
+const CATCH_UPS_MAX: usize = 16;
+
 /// What waits to be sent.
 enum Queued {
     Out(Outgoing),
@@ -49,6 +52,8 @@ pub(crate) struct Connection {
     pub(crate) line_bucket: Bucket,
     pub(crate) window: u32,
     unanswered: u32,
+    /// The sequences of the catch-ups among them.
+    catch_ups: Vec<u64>,
     queue: VecDeque<Queued>,
     events: usize,
     event_bytes: usize,
@@ -109,6 +114,7 @@ impl Connections {
             line_bucket: Bucket::default(),
             window: options.window,
             unanswered: 0,
+            catch_ups: Vec::new(),
             queue: VecDeque::new(),
             events: 0,
             event_bytes: 0,
@@ -193,6 +199,23 @@ impl Connection {
         }
     }
 
+    /// Notes a catch-up that was taken; false when there are as many as may be.
+    pub(crate) fn begin_catch_up(&mut self, seq: u64) -> bool {
+        let has_room = self.catch_ups.len() < CATCH_UPS_MAX;
+        if has_room {
+            self.catch_ups.push(seq);
+        }
+        has_room
+    }
+
+    fn end_catch_up(&mut self, answer: &Outgoing) {
+        if let Outgoing::CatchUp { seq, .. } | Outgoing::Reject { seq, .. } = answer
+            && let Some(at) = self.catch_ups.iter().position(|known| known == seq)
+        {
+            self.catch_ups.remove(at);
+        }
+    }
+
     /// Whether new work is refused because the server stops.
     pub(crate) fn is_draining(&self) -> bool {
         self.phase == Phase::Draining
@@ -206,11 +229,12 @@ impl Connection {
     /// Moves everything that waits into `out`; false when that was nothing.
     pub(crate) fn drain_into(&mut self, out: &mut Vec<Outgoing>) -> bool {
         let before = out.len();
-        for queued in self.queue.drain(..) {
+        while let Some(queued) = self.queue.pop_front() {
             out.push(match queued {
                 Queued::Event { bytes, .. } => Outgoing::Announcement(bytes),
                 Queued::Out(answer) => {
                     self.unanswered = self.unanswered.saturating_sub(1);
+                    self.end_catch_up(&answer);
                     answer
                 }
             });

@@ -246,3 +246,29 @@ fn answers_that_wait_for_the_database_are_bounded_even_when_their_connections_ha
         }
     });
 }
+
+#[test]
+fn a_flood_of_catch_ups_is_refused_before_it_fills_the_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Stalling::default();
+    let seams = Seams { journal: Some(Arc::new(journal.clone())), ..Seams::default() };
+    let server = Server::start(config(folder.path(), 1), seams);
+    let (tokens, series) = server.seed(1, 1);
+    let (token, manga) = (tokens[0].clone(), series[0]);
+    server.on(0, move |engine| async move {
+        let attachment = attach(&engine, &token).await;
+        // Nothing is answered meanwhile, and each answer may be large.
+        journal.close();
+        attachment.submit(1, SetProgress::to(manga, chapter(1))).unwrap();
+        (2..=1_001).for_each(|seq| attachment.request(seq, engine::Ask::CatchUp(None)).unwrap());
+        journal.open_gate();
+        let answers = outgoing(&attachment, 1_001).await;
+        let caught_up = answers.iter().filter(|out| matches!(out, Outgoing::CatchUp { .. })).count();
+        let busy = |out: &&Outgoing| matches!(out, Outgoing::Reject { fault, .. } if fault.code == Code::Busy);
+        assert_eq!((caught_up, answers.iter().filter(busy).count()), (16, 984));
+        for seq in 2_000..2_100 {
+            attachment.request(seq, engine::Ask::CatchUp(None)).unwrap();
+            assert!(matches!(&outgoing(&attachment, 1).await[..], [Outgoing::CatchUp { .. }]));
+        }
+    });
+}
