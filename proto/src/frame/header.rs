@@ -168,11 +168,6 @@ impl Header {
         Self { length: word as u32, kind: (word >> 32) as u16, flags: (word >> 48) as u16, seq: (word >> 64) as u64 }
     }
 
-    /// The kind, when this version knows it.
-    pub const fn known_kind(&self) -> Option<Kind> {
-        Kind::from_u16(self.kind)
-    }
-
     /// Whether a receiver that does not know the kind may skip it.
     pub const fn ignorable(&self) -> bool {
         self.flags & FLAG_IGNORABLE != 0

@@ -4,6 +4,7 @@
 //! `docs/protocol.md` has every field of every kind.
 
 mod access;
+mod encode;
 mod error;
 mod header;
 mod list;
@@ -13,7 +14,6 @@ mod progress;
 mod reject;
 mod resume;
 mod session;
-mod sink;
 mod state;
 
 pub use access::{CHECK_DEPTH_MAX, RawFrame, Receiver, Taken, aligned, bytes_needed, split_frame};
@@ -32,5 +32,4 @@ pub use progress::{
 pub use reject::Reject;
 pub use resume::ResumeToken;
 pub use session::{ArchivedKindCap, Bye, DETAIL_BYTES_MAX, Hello, KindCap, Ping, Pong, Welcome, wants};
-pub use sink::Sink;
 pub use state::{CatchUp, CaughtUp, Get, STATE_ENTRIES_MAX, State};

@@ -5,10 +5,10 @@ use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
 
 use super::access::access;
+use super::encode::{put_archive, put_fixed};
 use super::error::{EncodeError, PayloadError};
 use super::header::Kind;
 use super::list::{Element, List};
-use super::sink::{Sink, put_archive, put_fixed};
 use super::state::{exact, word};
 use crate::ids::MangaId;
 use crate::values::{Chapter, ValueError};
@@ -123,7 +123,7 @@ impl<'a> Notice<'a> {
     ///
     /// # Panics
     /// When the changes come from an archive: a Notice is made, not passed on.
-    pub fn encode(&self, position: u64, out: &mut impl Sink) -> Result<(), EncodeError> {
+    pub fn encode(&self, position: u64, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let List::Plain(changes) = self.changes else { unreachable!("a Notice is made, not passed on") };
         let root = NoticeRoot {
             id: self.id,
@@ -164,7 +164,7 @@ impl<'a> Notice<'a> {
 
 impl NoticeAck {
     /// Appends the frame.
-    pub fn encode(&self, seq: u64, out: &mut impl Sink) {
+    pub fn encode(&self, seq: u64, out: &mut Vec<u8>) {
         let mut payload = [0; 16];
         payload[..8].copy_from_slice(&self.id.to_le_bytes());
         put_fixed(Kind::NoticeAck, seq, &payload, out);

@@ -9,9 +9,9 @@ use rkyv::rend::{i64_le, u32_le, u64_le};
 use rkyv::{Archive, Portable, Serialize};
 
 use super::access::access_fixed;
+use super::encode::put_fixed;
 use super::error::PayloadError;
 use super::header::Kind;
-use super::sink::{Sink, put_fixed};
 use crate::ids::{DeviceId, MangaId, NodeId};
 use crate::values::{Chapter, ConflictToken, DeviceSeq, MergeKey, Page, ReadingStatus, ValueError, Version};
 
@@ -243,6 +243,15 @@ fn read_version(version: u64_le) -> Result<Version, ValueError> {
     if version <= Version::MAX { Ok(version) } else { Err(ValueError::new("version", "at most 2^53 - 1")) }
 }
 
+fn read_key(generation: u64_le, chapter: u32_le, version: u64_le, node: u32_le) -> Result<MergeKey, ValueError> {
+    Ok(MergeKey {
+        generation: read_version(generation)?,
+        chapter: Chapter::from_hundredths(chapter.to_native())?,
+        version: read_version(version)?,
+        node: NodeId(node.to_native()),
+    })
+}
+
 fn known_flags(flags: u8, known: u8) -> Result<(), ValueError> {
     if flags & !known == 0 { Ok(()) } else { Err(ValueError::new("flags", "only bits that this version defines")) }
 }
@@ -276,7 +285,7 @@ impl SetProgress {
 
     /// Appends the frame.
     #[inline]
-    pub fn encode(&self, seq: u64, out: &mut impl Sink) {
+    pub fn encode(&self, seq: u64, out: &mut Vec<u8>) {
         put_fixed(Kind::SetProgress, seq, &self.to_bytes(), out);
     }
 
@@ -328,7 +337,7 @@ impl Ack {
 
     /// Appends the frame; its header.seq is `up_to_seq`.
     #[inline]
-    pub fn encode(&self, out: &mut impl Sink) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         put_fixed(Kind::Ack, self.up_to_seq, &self.to_bytes(), out);
     }
 
@@ -336,12 +345,7 @@ impl Ack {
     #[inline]
     pub fn decode(payload: &[u8]) -> Result<Self, PayloadError> {
         let raw = access_fixed::<AckLayout>(Kind::Ack, payload)?;
-        let key = MergeKey {
-            generation: read_version(raw.generation)?,
-            chapter: Chapter::from_hundredths(raw.chapter.to_native())?,
-            version: read_version(raw.version)?,
-            node: NodeId(raw.node.to_native()),
-        };
+        let key = read_key(raw.generation, raw.chapter, raw.version, raw.node)?;
         Ok(Self {
             up_to_seq: raw.up_to_seq.to_native(),
             manga: read_manga(raw.manga)?,
@@ -400,7 +404,7 @@ impl ProgressEntry {
 
     /// Appends a Progress frame: the announcement at `position` of the user's stream.
     #[inline]
-    pub fn encode(&self, position: u64, out: &mut impl Sink) {
+    pub fn encode(&self, position: u64, out: &mut Vec<u8>) {
         put_fixed(Kind::Progress, position, &self.to_bytes(), out);
     }
 
@@ -417,12 +421,7 @@ impl TryFrom<&EntryLayout> for ProgressEntry {
 
     #[inline]
     fn try_from(raw: &EntryLayout) -> Result<Self, ValueError> {
-        let key = MergeKey {
-            generation: read_version(raw.generation)?,
-            chapter: Chapter::from_hundredths(raw.chapter.to_native())?,
-            version: read_version(raw.version)?,
-            node: NodeId(raw.node.to_native()),
-        };
+        let key = read_key(raw.generation, raw.chapter, raw.version, raw.node)?;
         Ok(Self {
             manga: read_manga(raw.manga)?,
             key,

@@ -5,11 +5,11 @@ use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
 
 use super::access::access;
+use super::encode::put_archive;
 use super::error::PayloadError;
 use super::header::Kind;
 use super::progress::{EntryRoot, ProgressEntry};
 use super::session::cut;
-use super::sink::{Sink, put_archive};
 use crate::code::Code;
 use crate::values::ConflictToken;
 
@@ -59,7 +59,7 @@ impl<'a> Reject<'a> {
     }
 
     /// Appends the frame; its header.seq is `seq`, the detail is cut to what fits.
-    pub fn encode(&self, out: &mut impl Sink) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         let root = RejectRoot {
             stored: self.stored.map_or(EntryRoot::default(), ProgressEntry::to_root),
             conflict_token: self.conflict_token.map_or([0; 16], |token| *token.as_bytes()),

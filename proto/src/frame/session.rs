@@ -5,11 +5,11 @@ use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
 
 use super::access::access;
+use super::encode::{put_archive, put_fixed};
 use super::error::{EncodeError, PayloadError};
 use super::header::Kind;
 use super::list::{Element, List};
 use super::resume::ResumeToken;
-use super::sink::{Sink, put_archive, put_fixed};
 use super::state::{exact, word};
 use crate::code::Code;
 use crate::ids::{DeviceId, SessionId, UserId};
@@ -178,7 +178,7 @@ impl Element<'_, KindCap> for ArchivedKindCap {
 
 impl<'a> Hello<'a> {
     /// Appends the frame. Fails when the token and the names take more than 8 KiB.
-    pub fn encode(&self, seq: u64, out: &mut impl Sink) -> Result<(), EncodeError> {
+    pub fn encode(&self, seq: u64, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let root = HelloRoot {
             device: self.device.map_or([0; 16], |device| *device.as_bytes()),
             resume: *self.resume.as_bytes(),
@@ -210,7 +210,7 @@ impl<'a> Welcome<'a> {
     ///
     /// # Panics
     /// When the caps come from an archive: a Welcome is made, not passed on.
-    pub fn encode(&self, seq: u64, out: &mut impl Sink) -> Result<(), EncodeError> {
+    pub fn encode(&self, seq: u64, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let List::Plain(caps) = self.caps else { unreachable!("a Welcome is made, not passed on") };
         let root = WelcomeRoot {
             session: *self.session.as_bytes(),
@@ -247,7 +247,7 @@ impl<'a> Welcome<'a> {
 
 impl Ping {
     /// Appends the frame.
-    pub fn encode(&self, seq: u64, out: &mut impl Sink) {
+    pub fn encode(&self, seq: u64, out: &mut Vec<u8>) {
         let mut payload = [0; 16];
         payload[..8].copy_from_slice(&self.nonce.to_le_bytes());
         put_fixed(Kind::Ping, seq, &payload, out);
@@ -262,7 +262,7 @@ impl Ping {
 
 impl Pong {
     /// Appends the frame; `seq` is the Ping's.
-    pub fn encode(&self, seq: u64, out: &mut impl Sink) {
+    pub fn encode(&self, seq: u64, out: &mut Vec<u8>) {
         let mut payload = [0; 16];
         payload[..8].copy_from_slice(&self.nonce.to_le_bytes());
         payload[8..].copy_from_slice(&self.unix_ms.to_le_bytes());
@@ -291,7 +291,7 @@ impl<'a> Bye<'a> {
     }
 
     /// Appends the frame; the detail is cut to what fits.
-    pub fn encode(&self, seq: u64, out: &mut impl Sink) {
+    pub fn encode(&self, seq: u64, out: &mut Vec<u8>) {
         let root = ByeRoot {
             resume: *self.resume.as_bytes(),
             detail: cut(self.detail),

@@ -7,12 +7,12 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rend::u32_le;
 
 use super::access::access;
+use super::encode::put_fixed;
 use super::error::PayloadError;
 use super::header::{FRAME_BYTES_MAX, HEADER_BYTES, Header, Kind};
 use super::list::{Element, List};
 use super::progress::{ENTRY_BYTES, EntryLayout, ProgressEntry};
 use super::resume::ResumeToken;
-use super::sink::{Sink, put_fixed};
 use crate::ids::MangaId;
 use crate::values::ValueError;
 
@@ -80,7 +80,7 @@ impl Element<'_, ProgressEntry> for EntryLayout {
 
 impl Get {
     /// Appends the frame.
-    pub fn encode(&self, seq: u64, out: &mut impl Sink) {
+    pub fn encode(&self, seq: u64, out: &mut Vec<u8>) {
         let mut payload = [0; 16];
         payload[..8].copy_from_slice(&self.manga.map_or(0, |manga| manga.0).to_le_bytes());
         put_fixed(Kind::Get, seq, &payload, out);
@@ -99,7 +99,7 @@ impl Get {
 
 impl CatchUp {
     /// Appends the frame.
-    pub fn encode(&self, seq: u64, out: &mut impl Sink) {
+    pub fn encode(&self, seq: u64, out: &mut Vec<u8>) {
         let mut payload = [0; 32];
         payload[..24].copy_from_slice(self.since.as_bytes());
         put_fixed(Kind::CatchUp, seq, &payload, out);
@@ -114,7 +114,7 @@ impl CatchUp {
 
 impl CaughtUp {
     /// Appends the frame; `seq` is the CatchUp's.
-    pub fn encode(&self, seq: u64, out: &mut impl Sink) {
+    pub fn encode(&self, seq: u64, out: &mut Vec<u8>) {
         let mut payload = [0; 32];
         payload[..24].copy_from_slice(self.resume.as_bytes());
         payload[24..28].copy_from_slice(&self.entries.to_le_bytes());
@@ -141,19 +141,19 @@ impl<'a> State<'a> {
     ///
     /// # Panics
     /// With more than `STATE_ENTRIES_MAX` entries.
-    pub fn encode(&self, seq: u64, out: &mut impl Sink) {
+    pub fn encode(&self, seq: u64, out: &mut Vec<u8>) {
         let count = self.entries.len();
         assert!(count <= STATE_ENTRIES_MAX, "a State frame holds at most {STATE_ENTRIES_MAX} entries");
         let bytes = count * ENTRY_BYTES;
-        out.put(&Header::new(Kind::State, (bytes + STATE_ROOT_BYTES) as u32, seq).to_bytes());
-        self.entries.iter().for_each(|entry| out.put(&entry.to_bytes()));
+        out.extend_from_slice(&Header::new(Kind::State, (bytes + STATE_ROOT_BYTES) as u32, seq).to_bytes());
+        self.entries.iter().for_each(|entry| out.extend_from_slice(&entry.to_bytes()));
         let flags = if self.last { STATE_LAST } else { 0 } | if self.snapshot { STATE_SNAPSHOT } else { 0 };
         let mut root = [0; STATE_ROOT_BYTES];
         // The relative pointer counts from its own place, the root's start: back over all entries.
         root[..4].copy_from_slice(&(-(bytes as i32)).to_le_bytes());
         root[4..8].copy_from_slice(&(count as u32).to_le_bytes());
         root[8..12].copy_from_slice(&flags.to_le_bytes());
-        out.put(&root);
+        out.extend_from_slice(&root);
     }
 
     /// Reads a payload in place; it must be 8-aligned. Every entry is checked.

@@ -1,79 +1,22 @@
-//! Where encoded frames go: appended to a growing buffer of the caller's, with no allocation of their own. A message that does
-//! not fit its kind leaves the buffer as it was.
+//! Frames are appended to a growing buffer of the caller's, with no allocation of their own. A message that does not fit its kind
+//! leaves the buffer as it was.
 
 use std::mem::MaybeUninit;
 
-use bytes::BytesMut;
 use rkyv::Serialize;
 use rkyv::rancor::{Failure, Strategy};
 use rkyv::ser::Serializer;
 use rkyv::ser::allocator::SubAllocator;
 use rkyv::ser::writer::{Positional, Writer, WriterExt};
-use rkyv::util::AlignedVec;
 
 use super::error::EncodeError;
 use super::header::{ALIGNMENT_BYTES, HEADER_BYTES, Header, Kind};
 
-/// A growing byte buffer that frames can be appended to.
-pub trait Sink {
-    /// Appends.
-    fn put(&mut self, bytes: &[u8]);
-    /// Everything written so far.
-    fn written(&mut self) -> &mut [u8];
-    /// Forgets what lies beyond a length.
-    fn cut(&mut self, len: usize);
-}
-
-impl Sink for Vec<u8> {
-    #[inline]
-    fn put(&mut self, bytes: &[u8]) {
-        self.extend_from_slice(bytes);
-    }
-
-    fn written(&mut self) -> &mut [u8] {
-        self
-    }
-
-    fn cut(&mut self, len: usize) {
-        self.truncate(len);
-    }
-}
-
-impl Sink for BytesMut {
-    #[inline]
-    fn put(&mut self, bytes: &[u8]) {
-        self.extend_from_slice(bytes);
-    }
-
-    fn written(&mut self) -> &mut [u8] {
-        self
-    }
-
-    fn cut(&mut self, len: usize) {
-        self.truncate(len);
-    }
-}
-
-impl Sink for AlignedVec<16> {
-    #[inline]
-    fn put(&mut self, bytes: &[u8]) {
-        self.extend_from_slice(bytes);
-    }
-
-    fn written(&mut self) -> &mut [u8] {
-        self
-    }
-
-    fn cut(&mut self, len: usize) {
-        self.resize(len, 0);
-    }
-}
-
 /// Appends a frame whose payload is a fixed layout: one copy, no branch.
 #[inline]
-pub(super) fn put_fixed<const N: usize>(kind: Kind, seq: u64, payload: &[u8; N], out: &mut impl Sink) {
-    out.put(&Header::new(kind, N as u32, seq).to_bytes());
-    out.put(payload);
+pub(super) fn put_fixed<const N: usize>(kind: Kind, seq: u64, payload: &[u8; N], out: &mut Vec<u8>) {
+    out.extend_from_slice(&Header::new(kind, N as u32, seq).to_bytes());
+    out.extend_from_slice(payload);
 }
 
 /// Scratch for the resolvers of nested lists: a Notice with its most changes needs 12 bytes for each.
@@ -83,22 +26,22 @@ const SCRATCH_BYTES: usize = 1024;
 pub(super) type Archiver<'a> = Strategy<Serializer<PayloadWriter<'a>, SubAllocator<'a>, ()>, Failure>;
 
 /// Appends a frame whose payload is an archive: what it points to first, padding, then the root as its last bytes.
-pub(super) fn put_archive<T>(kind: Kind, seq: u64, value: &T, out: &mut impl Sink) -> Result<(), EncodeError>
+pub(super) fn put_archive<T>(kind: Kind, seq: u64, value: &T, out: &mut Vec<u8>) -> Result<(), EncodeError>
 where
     T: for<'a> Serialize<Archiver<'a>>,
 {
-    let start = out.written().len();
+    let start = out.len();
     let bytes_max = kind.payload_bytes_max();
-    out.put(&Header::new(kind, 0, seq).to_bytes());
+    out.extend_from_slice(&Header::new(kind, 0, seq).to_bytes());
     let mut bytes = 0;
     match archive(value, bytes_max, out, &mut bytes) {
         Ok(()) => {
             let header = Header::new(kind, bytes as u32, seq).to_bytes();
-            out.written()[start..start + HEADER_BYTES].copy_from_slice(&header);
+            out[start..start + HEADER_BYTES].copy_from_slice(&header);
             Ok(())
         }
         Err(Failure) => {
-            out.cut(start);
+            out.truncate(start);
             Err(EncodeError { kind, bytes, bytes_max })
         }
     }
@@ -106,7 +49,7 @@ where
 
 // rkyv offers the padding that gives the root its end at a multiple of 16 only around an unchecked call.
 #[allow(unsafe_code)]
-fn archive<T>(value: &T, bytes_max: u32, out: &mut dyn Sink, bytes: &mut usize) -> Result<(), Failure>
+fn archive<T>(value: &T, bytes_max: u32, out: &mut Vec<u8>, bytes: &mut usize) -> Result<(), Failure>
 where
     T: for<'a> Serialize<Archiver<'a>>,
 {
@@ -127,7 +70,7 @@ where
 
 /// Writes a payload: positions count from the payload's start, and what its kind may not carry is refused.
 pub(super) struct PayloadWriter<'a> {
-    out: &'a mut dyn Sink,
+    out: &'a mut Vec<u8>,
     bytes: &'a mut usize,
     bytes_max: usize,
 }
@@ -144,7 +87,7 @@ impl Writer<Failure> for PayloadWriter<'_> {
         if *self.bytes > self.bytes_max {
             return Err(Failure);
         }
-        self.out.put(bytes);
+        self.out.extend_from_slice(bytes);
         Ok(())
     }
 }
