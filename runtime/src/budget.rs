@@ -22,8 +22,3 @@ pub fn poll_spend(cx: &mut Context<'_>) -> Poll<()> {
 pub async fn spend() {
     std::future::poll_fn(poll_spend).await;
 }
-
-/// True when this poll has had its share. Reads the clock (about 25 ns).
-pub fn exhausted() -> bool {
-    turn::with(turn::Turn::poll_is_spent)
-}

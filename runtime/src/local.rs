@@ -230,11 +230,6 @@ impl<T> Sender<T> {
         self.queue.wake();
         Ok(())
     }
-
-    /// True when the receiver is gone.
-    pub fn is_closed(&self) -> bool {
-        !self.queue.receiving.get()
-    }
 }
 
 impl<T> Receiver<T> {

@@ -116,11 +116,6 @@ impl Drain {
         self.event.wait().await;
     }
 
-    /// Runs `future` until it ends or draining begins (`None`; the future is dropped, so no native read may be in it).
-    pub async fn unless_draining<F: Future>(&self, future: F) -> Option<F::Output> {
-        unless(&self.event, future).await
-    }
-
     /// True once draining has begun.
     pub fn is_draining(&self) -> bool {
         self.event.is_set()
@@ -143,26 +138,21 @@ impl Stop {
 
     /// Runs `future` until it ends or the hard stop comes (`None`; the future is dropped, so no native read may be in it).
     pub async fn unless_stopped<F: Future>(&self, future: F) -> Option<F::Output> {
-        unless(&self.event, future).await
+        let (mut future, mut event) = (std::pin::pin!(future), self.event.wait());
+        std::future::poll_fn(|cx| {
+            // The event first: a future that is always ready must not outlive it.
+            if Pin::new(&mut event).poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            future.as_mut().poll(cx).map(Some)
+        })
+        .await
     }
 
     /// True once the hard stop has begun.
     pub fn is_stopped(&self) -> bool {
         self.event.is_set()
     }
-}
-
-async fn unless<F: Future>(event: &Event, future: F) -> Option<F::Output> {
-    let mut future = std::pin::pin!(future);
-    let mut event = event.wait();
-    std::future::poll_fn(|cx| {
-        // The event first: a future that is always ready must not outlive it.
-        if Pin::new(&mut event).poll(cx).is_ready() {
-            return Poll::Ready(None);
-        }
-        future.as_mut().poll(cx).map(Some)
-    })
-    .await
 }
 
 /// A signal that asks the process to end.

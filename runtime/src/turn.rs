@@ -164,15 +164,6 @@ impl Turn {
         true
     }
 
-    /// True when this poll has had its share; looks at the clock.
-    pub(crate) fn poll_is_spent(&self) -> bool {
-        self.guarded.get()
-            && self
-                .poll_started
-                .get()
-                .is_some_and(|started| self.poll_units.get() >= POLL_UNITS_MAX || started.elapsed() >= POLL_TIME_MAX)
-    }
-
     /// The ring has been visited: a new turn, and the waiting tasks are runnable.
     fn begin_next(&self) {
         self.polls.set(0);
