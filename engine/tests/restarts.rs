@@ -9,6 +9,7 @@ use engine::boot::Seams;
 use engine::{Command, Done, Fault, Outgoing, ProgressView, Query, SetProgress, View};
 use proto::{Code, DeviceId, DeviceSeq, MangaId, MergeKey, ReadingStatus};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 fn with_store(store: &Switched) -> Seams {
@@ -61,10 +62,7 @@ fn a_retry_after_a_restart_still_waits_for_the_database_it_asked_for() {
         outgoing(&attachment, 1).await
     });
     assert!(matches!(&acks[0], Outgoing::Ack { seq: 1, acked } if acked.already), "{acks:?}");
-    until("the store has it", || {
-        let backlog = server.running().admin().backlog();
-        backlog.stored_lsn >= backlog.durable_lsn
-    });
+    stored(&server);
 }
 
 /// What was acknowledged of one series.
@@ -204,7 +202,26 @@ impl Reader {
     }
 }
 
-/// A run of one seed: commands through any shard, a store that comes and goes, memory for nobody, queues that overflow, and
+fn stored(server: &Server) {
+    until("the store has followed", || {
+        let backlog = server.running().admin().backlog();
+        backlog.stored_lsn >= backlog.durable_lsn
+    });
+}
+
+/// Applies again what was kept aside; answers how much that was.
+fn retry_all(server: &Server) -> usize {
+    let admin = server.running().admin();
+    server.on(0, move |_| async move {
+        let mut done = 0;
+        for parked in admin.store().parked(10_000).await.unwrap() {
+            done += usize::from(admin.retry_parked(parked.id).await.unwrap());
+        }
+        done
+    })
+}
+
+/// A run of one seed: commands through any shard, a store that comes, goes and refuses, memory for nobody, queues that overflow, and
 /// restarts with another number of shards while the store lacks what the journal has.
 fn whatever_happens(seed: u64) {
     let folder = tempfile::tempdir().unwrap();
@@ -235,6 +252,7 @@ fn whatever_happens(seed: u64) {
             match dice.below(20) {
                 0 => store.set_holds(true),
                 1 | 2 => store.set_holds(false),
+                8 => store.switches.refuses.store(dice.one_in(2), Ordering::SeqCst),
                 3 => std::thread::sleep(Duration::from_millis(dice.below(400) as u64)),
                 4..=6 => readers[at].other(&server, shard, &mut dice),
                 7 => readers[at].check(&server, shard),
@@ -244,10 +262,10 @@ fn whatever_happens(seed: u64) {
         readers.iter().for_each(|reader| reader.check(&server, dice.below(shards)));
         if boot == 5 {
             store.set_holds(false);
-            until("the store has everything", || {
-                let backlog = server.running().admin().backlog();
-                backlog.stored_lsn >= backlog.durable_lsn
-            });
+            store.switches.refuses.store(false, Ordering::SeqCst);
+            stored(&server);
+            retry_all(&server);
+            readers.iter().for_each(|reader| reader.check(&server, 0));
             for (reader, (manga, known)) in readers.iter().flat_map(|it| it.series.iter().map(move |one| (it, one))) {
                 let query = Query::History { manga: Some(*manga), cursor: None, limit: 100 };
                 let View::History { rows, .. } = ask(&server, 0, &reader.token, query) else { panic!() };
@@ -293,4 +311,49 @@ fn adopting_a_store_that_is_away_sets_nothing_aside() {
     assert!(matches!(refused, engine::StartError::Store(_)), "{refused}");
     let server = Server::start(config(folder.path(), 1), Seams::default());
     assert_eq!(server.get(0, &token, manga).unwrap().unwrap().chapter, chapter(3));
+}
+
+#[test]
+fn what_the_store_refuses_is_kept_aside_and_stays_in_sight() {
+    let folder = tempfile::tempdir().unwrap();
+    let forgetful = || {
+        let mut tiny = config(folder.path(), 2);
+        tiny.limits.user_bytes_max = 1;
+        tiny
+    };
+    let device = DeviceId::new_v7();
+    let update = |manga, number, seq| SetProgress {
+        device: Some(device),
+        device_seq: Some(DeviceSeq(seq)),
+        ..SetProgress::to(manga, chapter(number))
+    };
+    let store = Switched::default();
+    let (token, series) = {
+        let server = Server::start(forgetful(), with_store(&store));
+        let (tokens, series) = server.seed(1, 2);
+        server.set(0, &tokens[0], update(series[0], 1, 1)).unwrap();
+        stored(&server);
+        store.switches.refuses.store(true, Ordering::SeqCst);
+        for seq in 2..=9 {
+            server.set(1, &tokens[0], update(series[seq as usize % 2], seq as u32, seq)).unwrap();
+        }
+        stored(&server);
+        let backlog = server.running().admin().backlog();
+        assert!(backlog.parked >= 8, "{backlog:?}");
+        (tokens[0].clone(), series)
+    };
+    let check = |server: &Server| {
+        for (manga, expected) in [(series[0], 8), (series[1], 9)] {
+            assert_eq!(server.get(0, &token, manga).unwrap().unwrap().chapter, chapter(expected));
+        }
+        let Done::Progress(again) = server.set(0, &token, update(series[0], 8, 8)).unwrap() else { panic!() };
+        assert!(again.already, "applied twice: {again:?}");
+    };
+    let server = Server::start(forgetful(), Seams::default());
+    check(&server);
+    let done = retry_all(&server);
+    assert!(done >= 8);
+    check(&server);
+    server.stop();
+    check(&Server::start(forgetful(), Seams::default()));
 }

@@ -19,6 +19,8 @@ pub struct Switches {
     pub away: AtomicBool,
     /// Batches are refused: the journal is not drained.
     pub holds: AtomicBool,
+    /// Every row is refused: records are parked.
+    pub refuses: AtomicBool,
     /// Users that were loaded.
     pub loads: AtomicUsize,
 }
@@ -67,6 +69,9 @@ macro_rules! switched {
 
             fn apply(&self, batch: Batch) -> Answer<Applied> {
                 let off = |switch: &AtomicBool| switch.load(Ordering::SeqCst);
+                if off(&self.switches.refuses) && !batch.rows.is_empty() {
+                    return Box::pin(std::future::ready(Err(StoreError::Refused { reason: "switched to refusing".into() })));
+                }
                 if off(&self.switches.away) || off(&self.switches.holds) { unavailable() } else { self.real().apply(batch) }
             }
 
