@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 const LINES_PER_FILE_MAX: usize = 500;
 const LINES_PER_FUNCTION_MAX: usize = 70;
 
+/// Endings of files that people write.
+const TEXTS: [&str; 7] = [".rs", ".md", ".toml", ".sql", ".py", ".sh", ".yml"];
+
 /// Every room, and the rooms that it may depend on.
 const ROOMS: &[(&str, &[&str])] = &[
     ("proto", &[]),
@@ -47,6 +50,30 @@ fn product_files() -> Vec<PathBuf> {
     rooms.chain([root().join("src")]).flat_map(|folder| rust_files(&folder)).collect()
 }
 
+/// Every Rust file there is: the product's, its tests, benches and examples. Not this one, which names what it forbids.
+fn all_files() -> Vec<PathBuf> {
+    let places = ["tests", "benches", "examples"];
+    let rooms = ROOMS.iter().flat_map(|(room, _)| places.map(|place| root().join(room).join(place)));
+    let own = places.map(|place| root().join(place));
+    let files = product_files().into_iter().chain(rooms.chain(own).flat_map(|folder| rust_files(&folder)));
+    files.filter(|path| !path.ends_with("tests/tidy.rs")).collect()
+}
+
+/// Every text file under a folder that the repository keeps: what builds write is passed over.
+fn texts(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        if path.is_dir() && name != "target" && name != ".git" {
+            files.extend(texts(&path));
+        } else if TEXTS.iter().any(|ending| name.ends_with(ending)) || name == "test" {
+            files.push(path);
+        }
+    }
+    files
+}
+
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
@@ -55,11 +82,16 @@ fn shown(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
-/// The names in a manifest's `[dependencies]` (not those for tests and benches).
-fn dependencies(manifest: &Path) -> Vec<String> {
+/// The names in one section of a manifest.
+fn section(manifest: &Path, section: &str) -> Vec<String> {
     let table: toml::Table = read(manifest).parse().unwrap();
-    let section = table.get("dependencies").and_then(toml::Value::as_table);
+    let section = table.get(section).and_then(toml::Value::as_table);
     section.map(|section| section.keys().cloned().collect()).unwrap_or_default()
+}
+
+/// What a manifest's product needs (not its tests and benches).
+fn dependencies(manifest: &Path) -> Vec<String> {
+    section(manifest, "dependencies")
 }
 
 /// A line without its comment and without what stands in string and character literals.
@@ -123,21 +155,23 @@ fn every_room_is_listed_here() {
 
 #[test]
 fn only_the_runtime_room_names_the_runtime_crate() {
-    for path in product_files().into_iter().filter(|path| !path.starts_with(root().join("runtime"))) {
+    for path in all_files().into_iter().filter(|path| !path.starts_with(root().join("runtime"))) {
         for (number, line) in read(&path).lines().enumerate() {
             assert!(!code_of(line).contains("monoio"), "{}:{}", shown(&path), number + 1);
         }
     }
-    for (room, _) in ROOMS.iter().filter(|(room, _)| *room != "runtime") {
-        let names = dependencies(&root().join(room).join("Cargo.toml"));
-        assert!(!names.contains(&"monoio".to_owned()), "{room}/Cargo.toml");
+    for room in ROOMS.iter().map(|(room, _)| *room).filter(|room| *room != "runtime").chain(["."]) {
+        for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let names = section(&root().join(room).join("Cargo.toml"), kind);
+            assert!(!names.contains(&"monoio".to_owned()), "{room}/Cargo.toml");
+        }
     }
 }
 
 #[test]
 fn unsafe_lives_only_in_the_runtime_and_the_frame_layer() {
     let homes = [root().join("runtime"), root().join("proto").join("src").join("frame")];
-    for path in product_files().into_iter().filter(|path| !homes.iter().any(|home| path.starts_with(home))) {
+    for path in all_files().into_iter().filter(|path| !homes.iter().any(|home| path.starts_with(home))) {
         for (number, line) in read(&path).lines().enumerate() {
             let code = code_of(line);
             let named =
@@ -149,12 +183,23 @@ fn unsafe_lives_only_in_the_runtime_and_the_frame_layer() {
 
 #[test]
 fn nothing_is_left_undone() {
-    // Spelled in parts, so that this file does not find itself.
-    let marks = [["to", "do!"], ["unimple", "mented!"], ["FIX", "ME"], ["TO", "DO"]].map(|parts| parts.concat());
-    for path in product_files() {
+    let marks = ["todo!", "unimplemented!", "dbg!(", "FIXME", "TODO"];
+    for path in all_files() {
         for (number, line) in read(&path).lines().enumerate() {
-            for mark in &marks {
-                assert!(!line.contains(mark.as_str()), "{}:{} says {mark}", shown(&path), number + 1);
+            for mark in marks {
+                assert!(!line.contains(mark), "{}:{} says {mark}", shown(&path), number + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_names_a_place_on_somebodys_machine() {
+    let places = ["work", "home", "root", "tmp", "Users"].map(|place| format!("/{place}/"));
+    for path in texts(&root()) {
+        for (number, line) in read(&path).lines().enumerate() {
+            for place in &places {
+                assert!(!line.contains(place.as_str()), "{}:{} names {place}", shown(&path), number + 1);
             }
         }
     }
@@ -162,7 +207,7 @@ fn nothing_is_left_undone() {
 
 #[test]
 fn files_stay_short() {
-    for path in product_files() {
+    for path in all_files() {
         let lines = read(&path).lines().count();
         assert!(
             lines <= LINES_PER_FILE_MAX,
@@ -174,7 +219,7 @@ fn files_stay_short() {
 
 #[test]
 fn functions_fit_a_screen() {
-    for path in product_files() {
+    for path in all_files() {
         for (start, length) in functions(&read(&path)) {
             assert!(
                 length <= LINES_PER_FUNCTION_MAX,
@@ -220,8 +265,9 @@ fn every_file_says_what_it_is() {
 fn names_say_what_a_thing_is() {
     let empty = ["manager", "helper", "helpers", "util", "utils", "common", "misc"];
     for path in product_files() {
-        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
-        assert!(!empty.contains(&stem.as_str()), "{}", shown(&path));
+        let within = path.strip_prefix(root()).unwrap().with_extension("");
+        let mut names = within.components().filter_map(|name| name.as_os_str().to_str());
+        assert!(!names.any(|name| empty.contains(&name)), "{}", shown(&path));
     }
 }
 
