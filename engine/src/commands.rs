@@ -74,12 +74,13 @@ impl Core {
     pub(crate) fn refuse(&mut self, conn: ConnRef, seq: u64, fault: Fault) {
         let Some(connection) = self.connections.get(conn) else { return };
         let (slot, owner, user) = (connection.user_slot, connection.owner, connection.grant.user);
-        let ticket = match owner == self.id {
-            true => self.users.get_checked(slot, user).map_or(Ticket::default(), |resident| resident.ticket),
-            false => Ticket::default(),
-        };
+        let target = Target::Connection { conn, seq };
+        if owner == self.id && self.users.get_checked(slot, user).is_some() {
+            return self.gate_user(slot, None, target, Err(fault));
+        }
         self.counters.refused(fault.code);
-        self.gate(ticket, None, Release::Answer { target: Target::Connection { conn, seq }, answer: Err(fault) });
+        // Nothing that this shard knows of is ahead of it.
+        let _ = self.gate(Ticket::default(), None, Release::Answer { target, answer: Err(fault) });
     }
 
     /// Work on a user this shard owns: at once when the user is in memory, else when they are loaded.
@@ -109,7 +110,8 @@ impl Core {
     /// Answers work that was never begun.
     pub(crate) fn refuse_waiting(&mut self, waiting: Waiting, fault: Fault) {
         self.counters.refused(fault.code);
-        self.gate(Ticket::default(), None, Release::Answer { target: waiting.target, answer: Err(fault) });
+        // Of a user who is not loaded nothing waits.
+        let _ = self.gate(Ticket::default(), None, Release::Answer { target: waiting.target, answer: Err(fault) });
     }
 
     /// Work on a user in memory.
@@ -142,7 +144,7 @@ impl Core {
             self.counters.refused(fault.code);
         }
         let ticket = self.users.get(slot).ticket;
-        self.gate(ticket, lane, Release::Answer { target, answer });
+        self.users.get(slot).ticket = self.gate(ticket, lane, Release::Answer { target, answer });
     }
 
     /// One update of a connection: the hot path.
@@ -157,7 +159,7 @@ impl Core {
             Ok(Done::Progress(acked)) => {
                 let resident = self.users.get(slot);
                 let (ticket, lane) = (resident.ticket, update.ack_database.then_some(resident.lane));
-                self.gate(ticket, lane, Release::Ack { conn, seq, acked });
+                self.users.get(slot).ticket = self.gate(ticket, lane, Release::Ack { conn, seq, acked });
             }
             other => self.gate_user(slot, None, Target::Connection { conn, seq }, other.map(Answer::Done)),
         }
@@ -282,7 +284,7 @@ impl Core {
             let (ticket, position, user) = (resident.ticket, resident.position, resident.state.user());
             let state = ProgressView { device, ..ProgressView::from(view) };
             let announcement = Announcement { user, state, resume: self.resume(position) };
-            self.gate(ticket, None, Release::Announce { slot, announcement, origin });
+            self.users.get(slot).ticket = self.gate(ticket, None, Release::Announce { slot, announcement, origin });
         }
     }
 

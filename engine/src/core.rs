@@ -155,14 +155,25 @@ impl Core {
         self.send_outbox();
     }
 
-    /// Lets through what depends on nothing later than `ticket`, in the order of coming.
-    pub(crate) fn gate(&mut self, ticket: Ticket, database: Option<Lane>, what: Release) {
-        if ticket <= self.durable.ticket && self.gate.is_empty() && database.is_none() {
-            return self.release_or_follow(what);
+    /// Lets through what depends on nothing later than `ticket`: at once when that is durable, whatever others wait for, else
+    /// in the order of coming. Answers the ticket it leaves with: the gate is in the order of its tickets, so one that comes
+    /// after a later ticket waits for that one, and its user must carry it from then on, or the user's next answer would
+    /// overtake this one.
+    #[must_use = "the user's next answer must not overtake this one"]
+    pub(crate) fn gate(&mut self, ticket: Ticket, database: Option<Lane>, what: Release) -> Ticket {
+        if ticket <= self.durable.ticket {
+            self.pass(database, what);
+            return ticket;
         }
+        let ticket = self.gate.back().map_or(ticket, |back| back.ticket.max(ticket));
         self.gate.push_back(Gated { ticket, database, what });
-        if ticket <= self.durable.ticket && self.gate.len() == 1 {
-            self.release();
+        ticket
+    }
+
+    fn pass(&mut self, database: Option<Lane>, what: Release) {
+        match database {
+            Some(lane) => self.hold(lane, what),
+            None => self.release_or_follow(what),
         }
     }
 
@@ -175,10 +186,7 @@ impl Core {
         }
         while self.gate.front().is_some_and(|front| front.ticket <= self.durable.ticket) {
             let Some(Gated { database, what, .. }) = self.gate.pop_front() else { break };
-            match database {
-                Some(lane) => self.hold(lane, what),
-                None => self.release_or_follow(what),
-            }
+            self.pass(database, what);
         }
         self.send_outbox();
     }
