@@ -97,6 +97,11 @@ pub(super) fn read(config: &JournalConfig) -> Result<Option<Chain>, OpenError> {
         check_identity(config, chain.as_ref(), path, &header)?;
         chain.get_or_insert_with(|| Chain::new(&header)).add(path, header)?;
     }
+    // A segment is prepared only once the one before it has been begun.
+    let due = chain.as_ref().map_or(1, |chain| chain.next_segment);
+    if let Some((segment, path, _)) = spare.first().filter(|(segment, ..)| *segment > due) {
+        return Err(OpenError::EndMissing { path: path.clone(), missing: segment - 1 });
+    }
     for (segment, path, start) in spare {
         let bytes = std::fs::metadata(&path).map_err(io_error("look at", &path))?.len();
         match &mut chain {

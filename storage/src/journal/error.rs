@@ -44,6 +44,17 @@ pub enum OpenError {
         /// The first one that is there.
         found: Lsn,
     },
+    /// A segment was prepared behind one that is not there: the end of the journal is missing.
+    #[error(
+        "the journal lacks its end: {path} was made when segment {missing} had been begun, and that one is missing. What was \
+         acknowledged there cannot be read. Bring it back, or run `mangahub db adopt` to go on with what the store has"
+    )]
+    EndMissing {
+        /// The prepared segment.
+        path: PathBuf,
+        /// The number of the one before it.
+        missing: u64,
+    },
     /// Written by a newer server.
     #[error("{path} has journal format {found}; this server reads up to {known}. Start the newer server again")]
     NewerFormat {
@@ -55,7 +66,10 @@ pub enum OpenError {
         known: u32,
     },
     /// Segments of two journals in one folder.
-    #[error("{path} belongs to journal {found}, the others to {expected}. Move it out of the folder")]
+    #[error(
+        "{path} belongs to journal {found}; the one of this folder is {expected}. Move it out of the folder and bring the right \
+         one back, or run `mangahub db adopt` to go on with what the store has"
+    )]
     ForeignSegment {
         /// The segment.
         path: PathBuf,

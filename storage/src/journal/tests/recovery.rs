@@ -194,6 +194,23 @@ fn a_missing_segment_is_a_hole_and_a_missing_beginning_is_told_apart() {
 }
 
 #[test]
+fn a_missing_last_segment_is_noticed_by_the_one_prepared_behind_it() {
+    let folder = disk_folder();
+    let mut rig = Rig::start(folder.path(), 1);
+    rig.write_durably(0, notes(1..11));
+    wait_until("the second segment is prepared", || rig.journal().stats().segments == 2);
+    assert!(rig.close());
+    let last = first_segment(folder.path());
+    let hidden = folder.path().join("hidden");
+    std::fs::rename(&last, &hidden).unwrap();
+    let error = reopen(folder.path()).unwrap_err();
+    assert!(matches!(error, OpenError::EndMissing { missing: 1, .. }), "{error}");
+    assert!(error.to_string().contains("db adopt"));
+    std::fs::rename(&hidden, &last).unwrap();
+    assert_eq!(contents(folder.path()).into_values().collect::<Vec<_>>(), numbers(1..11), "nothing was taken away");
+}
+
+#[test]
 fn a_journal_of_a_newer_server_another_store_or_another_journal_is_refused() {
     let (folder, _) = three_commits();
     let (mut other, _) = config(folder.path(), Arc::new(StdEngine::default()));
