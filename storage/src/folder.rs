@@ -64,6 +64,7 @@ pub struct DataFolder {
     file_system: FileSystem,
     folder_id: u64,
     boot_epoch: u64,
+    stream_epoch: u64,
     _lock: File,
 }
 
@@ -80,7 +81,9 @@ impl DataFolder {
         let file_system = FileSystem::of(&path).map_err(|error| refused("look at", &path, error))?;
         let folder_id = u64_file(&path.join("folder-id"), |old| old.map_or_else(random_u64, Ok))?;
         let boot_epoch = u64_file(&path.join("boot-count"), |old| Ok(old.unwrap_or(0) + 1))?;
-        Ok(Self { path, file_system, folder_id, boot_epoch, _lock: lock })
+        let random = random_u64().map_err(|error| refused("get random bytes for", &path, error))?;
+        let stream_epoch = (boot_epoch << 32) | (random >> 32);
+        Ok(Self { path, file_system, folder_id, boot_epoch, stream_epoch, _lock: lock })
     }
 
     /// The folder.
@@ -103,9 +106,15 @@ impl DataFolder {
         NodeId(((self.folder_id ^ (self.folder_id >> 32)) as u32).max(1))
     }
 
-    /// How many times a server has been started on this folder, this time included: the `epoch` of a resume token.
+    /// How many times a server has been started on this folder, this time included.
     pub fn boot_epoch(&self) -> u64 {
         self.boot_epoch
+    }
+
+    /// The `epoch` of this run's resume tokens: the boot's number and 32 random bits, because a folder restored from an older
+    /// copy counts the same boots again, and positions of the other history mean nothing in this one.
+    pub fn stream_epoch(&self) -> u64 {
+        self.stream_epoch
     }
 
     /// Where the journal's segments are.
@@ -121,11 +130,6 @@ impl DataFolder {
     /// The local checkpoint.
     pub fn checkpoint(&self) -> PathBuf {
         self.path.join("checkpoint")
-    }
-
-    /// The administration socket, 0600.
-    pub fn admin_socket(&self) -> PathBuf {
-        self.path.join("admin.sock")
     }
 
     /// The signing secret of this folder, made (48 random bytes as 96 hex digits, 0600) when missing.
@@ -251,6 +255,18 @@ mod tests {
         assert!(secret.len() >= 64 && folder.node().0 != 0);
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(&path.join("secret"))), (0o700, 0o600));
+    }
+
+    #[test]
+    fn a_folder_restored_from_a_copy_never_repeats_an_epoch_of_its_streams() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let first = DataFolder::open(&path).unwrap().stream_epoch();
+        let copy = std::fs::read(path.join("boot-count")).unwrap();
+        let second = DataFolder::open(&path).unwrap().stream_epoch();
+        std::fs::write(path.join("boot-count"), copy).unwrap();
+        let restored = DataFolder::open(&path).unwrap().stream_epoch();
+        assert!(first != second && second != restored && restored >> 32 == 2);
     }
 
     #[test]
