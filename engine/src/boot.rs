@@ -17,6 +17,7 @@ use runtime::probe::Probe;
 use runtime::topology::Topology;
 use runtime::{Fleet, ShardContext};
 use rustc_hash::FxHashMap;
+use storage::checkpoint::Checkpoint;
 use storage::folder::DataFolder;
 use storage::journal::{self, Cursors, Listener, Lsn, ShardJournal};
 use storage::store::{SharedStore, SqliteConfig, SqliteStore};
@@ -29,6 +30,7 @@ use crate::catalogue::Catalogue;
 use crate::compute::Compute;
 use crate::config::EngineConfig;
 use crate::fanout::Encoders;
+use crate::fit;
 use crate::grants::Revocations;
 use crate::limits::{Rate, SharedBuckets};
 use crate::recovery::{self, Recovered};
@@ -175,8 +177,11 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
     if config.tokens.secret.is_empty() {
         config.tokens.secret = folder.secret().map_err(|error| StartError::Folder(error.to_string()))?.into_bytes();
     }
+    if !config.adopt_store {
+        fit::store_is_there(&folder)?;
+    }
     let sqlite = SqliteStore::open(&SqliteConfig::new(folder.sqlite()), now_ms())
-        .map_err(|error| StartError::Store(error.to_string()))?;
+        .map_err(|error| fit::store_refused(&folder, &error))?;
     let mut store: SharedStore = Arc::new(sqlite);
     if let Some(seam) = &seams.store {
         store = seam(store);
@@ -245,23 +250,27 @@ fn open_journal(
     if let Some(engine) = &seams.journal {
         wanted.engine = Arc::clone(engine);
     }
-    let checkpoint = storage::checkpoint::Checkpoint::load(&folder.checkpoint()).unwrap_or_else(|error| {
+    let checkpoint = Checkpoint::load(&folder.checkpoint()).unwrap_or_else(|error| {
         tracing::warn!(%error, "the checkpoint is not used; the store has everything in it");
         None
     });
     if !config.adopt_store {
         wanted.expected = checkpoint.as_ref().map(|checkpoint| checkpoint.journal);
     }
-    let opened = match open_and_replay(&wanted, folder, store) {
+    let known = checkpoint.as_ref().filter(|_| !config.adopt_store);
+    let opened = match open_and_replay(&wanted, folder, store, known) {
         // Only a journal that does not fit goes: a store that is away for a moment has said nothing about it.
         Err(error @ StartError::Journal(_)) if config.adopt_store => {
             tracing::warn!(%error, "the journal is set aside; what the store has counts");
             folder_aside(folder)?;
-            open_and_replay(&wanted, folder, store)?
+            open_and_replay(&wanted, folder, store, None)?
         }
         opened => opened?,
     };
     let (opened, from, mut recovered) = opened;
+    if !config.adopt_store {
+        fit::journal_is_there(folder, store, &opened.recovery)?;
+    }
     let mut revoked = Vec::new();
     if let Some(known) = checkpoint {
         recovered.high_water = recovered.high_water.max(known.version);
@@ -286,10 +295,14 @@ fn open_and_replay(
     wanted: &journal::JournalConfig,
     folder: &DataFolder,
     store: &SharedStore,
+    known: Option<&Checkpoint>,
 ) -> Result<Replayed, StartError> {
     let opened = journal::open(wanted.clone()).map_err(|error| StartError::Journal(error.to_string()))?;
     let cursors = block_on(store.cursors(opened.recovery.journal_id()));
     let cursors = cursors.map_err(|error| StartError::Store(error.to_string()))?;
+    if let Some(known) = known {
+        fit::store_is_not_older(folder, store, &opened.recovery, &cursors, known)?;
+    }
     let recovered = recovery::replay(&opened.recovery, &cursors, folder.node())?;
     Ok((opened, cursors, recovered))
 }
@@ -340,7 +353,7 @@ fn share(
         shards: wakes.len(),
         node: folder.node(),
         folder_id: folder.folder_id(),
-        epoch: folder.boot_epoch(),
+        epoch: folder.stream_epoch(),
         started: Instant::now(),
         cursors,
         catalogue: Arc::new(ArcSwap::from_pointee(catalogue)),

@@ -180,10 +180,12 @@ fn another_store_is_refused_until_it_is_adopted() {
         server.set(0, &tokens[0], SetProgress::to(series[0], chapter(1))).unwrap();
         server.stop();
     }
-    for entry in std::fs::read_dir(folder.path()).unwrap().flatten() {
-        if entry.file_name().to_string_lossy().starts_with("mangahub.db") {
-            std::fs::remove_file(entry.path()).unwrap();
-        }
+    let other = tempfile::tempdir().unwrap();
+    Server::start(config(other.path(), 1), Seams::default()).stop();
+    // With its log, or the old one's would be folded into it.
+    for name in ["mangahub.db", "mangahub.db-wal", "mangahub.db-shm"] {
+        let _ = std::fs::remove_file(folder.path().join(name));
+        let _ = std::fs::copy(other.path().join(name), folder.path().join(name));
     }
     let refused = Server::try_start(config(folder.path(), 1), Seams::default()).err().expect("another store's journal");
     assert!(matches!(&refused, StartError::Journal(text) if text.contains("db adopt")), "{refused}");
@@ -270,5 +272,38 @@ fn a_flood_of_catch_ups_is_refused_before_it_fills_the_memory() {
             attachment.request(seq, engine::Ask::CatchUp(None)).unwrap();
             assert!(matches!(&outgoing(&attachment, 1).await[..], [Outgoing::CatchUp { .. }]));
         }
+    });
+}
+
+#[test]
+fn a_refusal_on_a_connection_elsewhere_waits_for_the_answers_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut slow = config(folder.path(), 2);
+    (slow.limits.line_rate_per_s, slow.limits.line_burst) = (1, 3);
+    let server = Server::start(slow, Seams::default());
+    let (tokens, series) = server.seed(1, 1);
+    let (token, manga) = (tokens[0].clone(), series[0]);
+    let elsewhere = 1 - server.owner(&token);
+    server.on(elsewhere, move |engine| async move {
+        let grant = grant(&engine, &token).await;
+        let options = engine::AttachOptions { form: engine::WireForm::Line, window: 100, lines: true };
+        let attachment = engine.attach(grant, None, options).await.unwrap();
+        // The rate refuses here what comes too fast; what came before is on its way to the owner.
+        (1..=6).for_each(|seq| attachment.submit(seq, SetProgress::to(manga, chapter(seq as u32))).unwrap());
+        attachment.refuse(7, engine::Fault::new(Code::BadFrame, "the door's own"));
+        attachment.request(8, engine::Ask::Get(manga)).unwrap();
+        attachment.refuse(9, engine::Fault::new(Code::BadFrame, "the door's own"));
+        let answers = outgoing(&attachment, 9).await;
+        let seqs: Vec<(u64, bool)> = answers
+            .iter()
+            .map(|out| match out {
+                Outgoing::Ack { seq, .. } | Outgoing::State { seq, .. } => (*seq, true),
+                Outgoing::Reject { seq, .. } => (*seq, false),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let expected = [true, true, true, false, false, false, false, true, false];
+        assert_eq!(seqs, (1..).zip(expected).collect::<Vec<_>>());
+        assert_eq!(attachment.unanswered(), 0);
     });
 }
