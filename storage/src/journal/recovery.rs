@@ -29,7 +29,6 @@ pub struct Opened {
 pub struct Recovery {
     pub(super) chain: Arc<Chain>,
     pub(super) medium: Medium,
-    pub(super) fresh: bool,
 }
 
 /// What one walk over the journal gave.
@@ -47,11 +46,6 @@ impl Recovery {
         self.chain.journal
     }
 
-    /// Whether there was no journal and one has been begun.
-    pub fn is_fresh(&self) -> bool {
-        self.fresh
-    }
-
     /// The last durable record.
     pub fn end(&self) -> Lsn {
         self.chain.end
@@ -65,11 +59,6 @@ impl Recovery {
     /// The largest version that any segment or commit has noted: the clock must start above it.
     pub fn version_high_water(&self) -> Version {
         self.chain.version
-    }
-
-    /// Bytes of the torn last commit that was dropped, if there was one. It was never acknowledged.
-    pub fn torn_bytes(&self) -> Option<u64> {
-        self.chain.torn
     }
 
     /// What the journal stands on.
@@ -89,6 +78,7 @@ impl Recovery {
             commit: Vec::new(),
             at: 0,
             lsn: Lsn::ZERO,
+            after: Lsn::ZERO,
             counts: Replayed::default(),
         })
     }
@@ -103,6 +93,8 @@ pub struct Replay {
     commit: Vec<u8>,
     at: usize,
     lsn: Lsn,
+    /// The position behind this commit, as its header has it.
+    after: Lsn,
     counts: Replayed,
 }
 
@@ -112,6 +104,10 @@ impl Replay {
     pub fn next(&mut self) -> Result<Option<RawRecord<'_>>, ReplayError> {
         loop {
             if self.at == self.commit.len() {
+                // Positions are counted, not written: a commit that holds fewer or more would shift all that follow.
+                if self.lsn != self.after {
+                    return Err(self.broken("a commit of another number of records than its header says"));
+                }
                 if !self.next_commit()? {
                     return Ok(None);
                 }
@@ -148,6 +144,7 @@ impl Replay {
                 self.commit.extend_from_slice(records);
                 self.at = 0;
                 self.lsn = header.base;
+                self.after = header.last().plus(1);
                 return Ok(true);
             }
             let Some(segment) = self.segments.pop_front() else { return Ok(false) };
@@ -163,7 +160,6 @@ pub fn open(config: JournalConfig) -> Result<Opened, OpenError> {
     let medium = config.engine.probe(folder).map_err(io_error("write to", folder))?;
     chain::remove_unfinished(folder)?;
     let found = chain::read(&config)?;
-    let fresh = found.is_none();
     let chain = match (found, config.expected) {
         (Some(chain), _) => chain,
         (None, Some(expected)) => return Err(OpenError::Missing { path: folder.clone(), expected }),
@@ -175,7 +171,7 @@ pub fn open(config: JournalConfig) -> Result<Opened, OpenError> {
         tracing::warn!(bytes, end = chain.end.0, "the journal's last commit was torn; it had never been acknowledged");
     }
     let chain = Arc::new(chain);
-    let recovery = Recovery { chain: chain.clone(), medium, fresh };
+    let recovery = Recovery { chain: chain.clone(), medium };
     Ok(Opened { journal: Starter::new(config, chain), recovery })
 }
 
