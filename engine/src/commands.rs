@@ -7,6 +7,7 @@ use storage::journal::{Busy, BusyReason, Ticket};
 use storage::lane::Lane;
 
 use crate::attach::Outgoing;
+use crate::connections::Connection;
 use crate::core::{Core, Release};
 use crate::fault::{ConflictState, Extra, Fault};
 use crate::message::{Answer, Attached, ConnRef, Request, Target, Work};
@@ -70,10 +71,15 @@ impl Core {
         Ok(())
     }
 
-    /// A refusal in order with the other answers of a connection on this shard: behind whatever of its user waits.
+    /// A refusal in order with the other answers of a connection on this shard: behind whatever of its user waits, here
+    /// or at the owner.
     pub(crate) fn refuse(&mut self, conn: ConnRef, seq: u64, fault: Fault) {
         let Some(connection) = self.connections.get(conn) else { return };
         let (slot, owner, user) = (connection.user_slot, connection.owner, connection.grant.user);
+        if owner != self.id {
+            self.counters.refused(fault.code);
+            return connection.refuse_in_turn(Outgoing::Reject { seq, fault: Box::new(fault) });
+        }
         let target = Target::Connection { conn, seq };
         if owner == self.id && self.users.get_checked(slot, user).is_some() {
             return self.gate_user(slot, None, target, Err(fault));
@@ -336,10 +342,12 @@ impl Core {
     }
 
     fn submit_there(&mut self, owner: usize, request: Request, conn: ConnRef, seq: u64) {
-        if self.mail.try_send(owner, request).is_err() {
-            self.counters.busy_mailbox += 1;
-            let fault = Fault::busy("The mailbox of the user's shard is full.");
-            self.deliver(conn, Outgoing::Reject { seq, fault: Box::new(fault) });
+        match self.mail.try_send(owner, request) {
+            Ok(()) => self.connections.get(conn).into_iter().for_each(Connection::note_sent),
+            Err(_) => {
+                self.counters.busy_mailbox += 1;
+                self.refuse(conn, seq, Fault::busy("The mailbox of the user's shard is full."));
+            }
         }
     }
 }

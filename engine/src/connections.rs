@@ -54,6 +54,11 @@ pub(crate) struct Connection {
     unanswered: u32,
     /// The sequences of the catch-ups among them.
     catch_ups: Vec<u64>,
+    /// Work sent to an owner elsewhere, and answers that have come; both only grow.
+    sent: u64,
+    answered: u64,
+    /// Refusals of this shard's own, each with the number of sent work that is answered before it.
+    early: VecDeque<(u64, Outgoing)>,
     queue: VecDeque<Queued>,
     events: usize,
     event_bytes: usize,
@@ -115,6 +120,9 @@ impl Connections {
             window: options.window,
             unanswered: 0,
             catch_ups: Vec::new(),
+            sent: 0,
+            answered: 0,
+            early: VecDeque::new(),
             queue: VecDeque::new(),
             events: 0,
             event_bytes: 0,
@@ -141,8 +149,7 @@ impl Connections {
     /// Queues an answer.
     pub(crate) fn answer(&mut self, conn: ConnRef, out: Outgoing) {
         if let Some(connection) = self.get(conn) {
-            connection.queue.push_back(Queued::Out(out));
-            connection.wake();
+            connection.answer(out);
         }
     }
 
@@ -197,6 +204,29 @@ impl Connection {
             Phase::Closing(fault) => Err((**fault).clone()),
             Phase::Closed => Err(Fault::new(Code::ShuttingDown, "The connection is closing.")),
         }
+    }
+
+    /// Notes that work went to the owner, on another shard.
+    pub(crate) fn note_sent(&mut self) {
+        self.sent += 1;
+    }
+
+    /// Queues a refusal behind the answers to what was sent to the owner before it.
+    pub(crate) fn refuse_in_turn(&mut self, refusal: Outgoing) {
+        if self.answered >= self.sent {
+            self.queue.push_back(Queued::Out(refusal));
+            return self.wake();
+        }
+        self.early.push_back((self.sent, refusal));
+    }
+
+    fn answer(&mut self, out: Outgoing) {
+        self.queue.push_back(Queued::Out(out));
+        self.answered += 1;
+        while let Some((_, refusal)) = self.early.pop_front_if(|(after, _)| *after <= self.answered) {
+            self.queue.push_back(Queued::Out(refusal));
+        }
+        self.wake();
     }
 
     /// Notes a catch-up that was taken; false when there are as many as may be.

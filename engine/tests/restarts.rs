@@ -214,8 +214,8 @@ fn retry_all(server: &Server) -> usize {
     let admin = server.running().admin();
     server.on(0, move |_| async move {
         let mut done = 0;
-        for parked in admin.store().parked(10_000).await.unwrap() {
-            done += usize::from(admin.retry_parked(parked.id).await.unwrap());
+        for parked in admin.store().parked(10_000).await.expect("the store answers") {
+            done += usize::from(admin.retry_parked(parked.id).await.expect("the store answers"));
         }
         done
     })
@@ -224,7 +224,7 @@ fn retry_all(server: &Server) -> usize {
 /// A run of one seed: commands through any shard, a store that comes, goes and refuses, memory for nobody, queues that overflow, and
 /// restarts with another number of shards while the store lacks what the journal has.
 fn whatever_happens(seed: u64) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
     let mut dice = Dice(seed);
     let mut readers: Vec<Reader> = Vec::new();
     for boot in 0..6 {
