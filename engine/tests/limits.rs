@@ -180,10 +180,12 @@ fn another_store_is_refused_until_it_is_adopted() {
         server.set(0, &tokens[0], SetProgress::to(series[0], chapter(1))).unwrap();
         server.stop();
     }
-    for entry in std::fs::read_dir(folder.path()).unwrap().flatten() {
-        if entry.file_name().to_string_lossy().starts_with("mangahub.db") {
-            std::fs::remove_file(entry.path()).unwrap();
-        }
+    let other = tempfile::tempdir().unwrap();
+    Server::start(config(other.path(), 1), Seams::default()).stop();
+    // With its log, or the old one's would be folded into it.
+    for name in ["mangahub.db", "mangahub.db-wal", "mangahub.db-shm"] {
+        let _ = std::fs::remove_file(folder.path().join(name));
+        let _ = std::fs::copy(other.path().join(name), folder.path().join(name));
     }
     let refused = Server::try_start(config(folder.path(), 1), Seams::default()).err().expect("another store's journal");
     assert!(matches!(&refused, StartError::Journal(text) if text.contains("db adopt")), "{refused}");
