@@ -46,6 +46,11 @@ impl Recovery {
         self.chain.journal
     }
 
+    /// Whether there was no journal and one has been begun.
+    pub fn is_fresh(&self) -> bool {
+        self.chain.segments.is_empty()
+    }
+
     /// The last durable record.
     pub fn end(&self) -> Lsn {
         self.chain.end
