@@ -51,11 +51,6 @@ impl Recovery {
         self.chain.segments.is_empty()
     }
 
-    /// Whether there was no journal and one is begun.
-    pub fn is_fresh(&self) -> bool {
-        self.chain.segments.is_empty()
-    }
-
     /// The last durable record.
     pub fn end(&self) -> Lsn {
         self.chain.end
