@@ -18,7 +18,6 @@ mod connections;
 mod core;
 pub mod fanout;
 pub mod fault;
-mod fit;
 pub mod grants;
 mod limits;
 mod loading;
@@ -34,7 +33,7 @@ mod upkeep;
 mod users;
 mod views;
 
-use proto::{Code, DeviceId, GrantId, NodeId, SessionId, UserId};
+use proto::{Code, DeviceId, NodeId, SessionId, UserId};
 
 pub use accounts::{Identifier, LoginRequest, RegisterRequest, Registered, SessionView, SignedIn};
 pub use admin::{Admin, SeedReport, SeedRequest, Seeded};
@@ -167,11 +166,6 @@ impl Engine {
     /// Checks a bearer token: signature, expiry, revocation.
     pub async fn authorize(&self, bearer: &str) -> Result<Arc<Grant>, Fault> {
         signin::authorize(&self.shard, bearer)
-    }
-
-    /// Whether a grant still stands (it may have been revoked since it was checked).
-    pub fn stands(&self, grant: GrantId) -> bool {
-        !self.shard.shared.revocations.contains(grant)
     }
 
     /// The user's sessions that have not ended.
