@@ -177,12 +177,8 @@ impl Connection {
     async fn make_room(&self) -> Result<Self, Error> {
         self.queue.leaving.set(false);
         let shared = &self.shared;
-        let Some((crowd, mut away)) = shared.crowd.get().map(|crowd| (crowd, crowd.away.borrow_mut())) else {
-            return Err(Error::Cut);
-        };
-        away.push_back(self.place);
-        let place = away.pop_front().unwrap_or(self.place);
-        drop(away);
+        let Some(crowd) = shared.crowd.get() else { return Err(Error::Cut) };
+        let place = crowd.change(self.place);
         let seeded = &crowd.tokens.users[place];
         let device = *person::device(seeded, 0).as_bytes();
         let next = Self::open(crowd.server, seeded, &crowd.tokens.series, 0, device, shared).await?;

@@ -22,6 +22,15 @@ pub struct Crowd {
     pub away: RefCell<VecDeque<usize>>,
 }
 
+impl Crowd {
+    /// The user at `place` goes away, and the one longest absent comes.
+    pub fn change(&self, place: usize) -> usize {
+        let mut away = self.away.borrow_mut();
+        away.push_back(place);
+        away.pop_front().unwrap_or(place)
+    }
+}
+
 /// What is in flight over all connections.
 pub struct Pool {
     queues: Vec<Rc<Queue>>,

@@ -27,7 +27,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Drives the sync plane and reports durable updates per second and their latency
-    Sync(commands::SyncArgs),
+    Sync(Box<commands::SyncArgs>),
     /// Checks that everything a ledger speaks of is on the server
     Verify(VerifyArgs),
     /// Kills its own server under load, over and over, and checks that nothing acknowledged is lost
@@ -104,7 +104,7 @@ fn main() -> ExitCode {
     };
     let work = async {
         match cli.command {
-            Command::Sync(args) => commands::sync(args).await,
+            Command::Sync(args) => commands::sync(*args).await,
             Command::Verify(args) => verify_ledger(args).await,
             Command::Kill(args) => kill(args).await,
             Command::Idle(args) => commands::idle(args).await,

@@ -103,7 +103,7 @@ impl FaultEngine {
         for (path, offset, before) in unflushed.iter().rev() {
             let file = File::options().write(true).open(path)?;
             for (index, sector) in before.chunks(SECTOR_BYTES).enumerate() {
-                if !random.as_mut().is_some_and(|state| splitmix(state) & 1 == 1) {
+                if random.as_mut().is_none_or(|state| splitmix(state) & 1 == 0) {
                     file.write_all_at(sector, offset + (index * SECTOR_BYTES) as u64)?;
                 }
             }
