@@ -62,17 +62,6 @@ fn catch_ups_that_wait_are_few_and_every_other_one_is_refused() {
 }
 
 #[test]
-fn a_refusal_cannot_pass_for_the_answer_to_a_catch_up() {
-    let server = server();
-    let mut frames = server.frames(0);
-    CatchUp { since: ResumeToken::NONE }.encode(1, &mut frames.out);
-    frames.out.extend_from_slice(&unknown(1));
-    frames.flush();
-    assert!(matches!(frames.next(), Said::CaughtUp { seq: 1, .. }));
-    assert_eq!(end_of(&mut frames), (0, Some(Code::BadFrame)));
-}
-
-#[test]
 fn who_has_not_signed_in_gets_no_long_line() {
     let server = server();
     let mut lines = Lines::connect(server.sync());

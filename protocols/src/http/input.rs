@@ -20,6 +20,9 @@ use serde_json::{Map, Value};
 /// stream of every connection and leave them all unfinished.
 const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// What each body may hold beside that: whoever fills the shared room keeps nobody from signing in or from reading on.
+const OWN_BYTES: usize = 16 * 1024;
+
 /// What may come, and who else is sending.
 pub(crate) struct Room {
     /// One body's limit.
@@ -69,10 +72,12 @@ struct Held {
 
 impl Held {
     fn add(&mut self, data: &[u8]) -> Result<(), Fault> {
-        if self.held.get() + data.len() > HELD_BYTES_MAX {
+        let more = shared(self.bytes.len() + data.len()) - shared(self.bytes.len());
+        if more > 0 && self.held.get() + more > HELD_BYTES_MAX {
+            metrics::counter!("mangahub_refused_total", "kind" => "body", "reason" => "held_bytes").increment(1);
             return Err(Fault::busy("Too many large requests at once; try again in a moment."));
         }
-        self.held.set(self.held.get() + data.len());
+        self.held.set(self.held.get() + more);
         self.bytes.extend_from_slice(data);
         Ok(())
     }
@@ -80,8 +85,13 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.held.set(self.held.get() - self.bytes.len());
+        self.held.set(self.held.get() - shared(self.bytes.len()));
     }
+}
+
+/// How much of a body takes of the shared room.
+fn shared(bytes: usize) -> usize {
+    bytes.saturating_sub(OWN_BYTES)
 }
 
 fn too_large(bytes_max: usize) -> Fault {
@@ -297,16 +307,20 @@ mod tests {
         use http_body_util::Full;
 
         let held: Rc<Cell<usize>> = Rc::default();
-        let read = || {
-            let body = Full::new(Bytes::from_static(b"{\"chapter\":1}"));
-            let room = Room { bytes_max: 1_024, held: Rc::clone(&held) };
-            object(&HeaderMap::new(), body, room, false).now_or_never().expect("the whole body is there")
+        let read = |bytes: usize| {
+            let mut text = b"{\"chapter\":1}".to_vec();
+            text.resize(bytes, b' ');
+            let body = Full::new(Bytes::from(text));
+            let room = Room { bytes_max: 1024 * 1024, held: Rc::clone(&held) };
+            let read = object(&HeaderMap::new(), body, room, false).now_or_never().expect("the whole body is there");
+            read.err().map(|fault| fault.code)
         };
-        assert!(read().is_ok());
+        assert_eq!(read(1024 * 1024), None);
         assert_eq!(held.get(), 0, "what was read is held no longer");
-        held.set(HELD_BYTES_MAX - 5);
-        assert_eq!(read().err().map(|fault| fault.code), Some(Code::Busy));
-        assert_eq!(held.get(), HELD_BYTES_MAX - 5);
+        held.set(HELD_BYTES_MAX);
+        assert_eq!(read(OWN_BYTES + 1), Some(Code::Busy));
+        assert_eq!(read(OWN_BYTES), None, "an ordinary request is served whoever fills the room");
+        assert_eq!(held.get(), HELD_BYTES_MAX);
     }
 
     #[test]

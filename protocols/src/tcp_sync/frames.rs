@@ -16,32 +16,19 @@ use proto::frame::{
 
 use super::link::{Ending, Link, Next, Wire};
 
-/// Answers that hold everything a user has (CatchUp, `Get` of everything) and may be unsent at once: the window counts
-/// answers, and a window full of these would be a hundred thousand times the memory of a window full of acks.
-const CATCH_UPS_MAX: usize = 16;
-
 /// One connection's side of the wire.
 pub(crate) struct Frames {
     caps: Caps,
     wants: u32,
     /// Where the client stands: what Bye tells it.
     resume: Cell<ResumeToken>,
-    /// What was asked for and is answered with a catch-up, in order.
-    catch_ups: RefCell<VecDeque<(u64, Wanted)>>,
-}
-
-/// In which form a catch-up was asked for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    /// `Get` of everything.
-    Everything,
-    /// `CatchUp`.
-    Missed,
+    /// Sequences of `Get` of everything, whose answer comes as a catch-up; the engine lets few of those wait.
+    get_all: RefCell<VecDeque<u64>>,
 }
 
 impl Frames {
     pub(crate) fn new(caps: Caps, wants: u32, resume: ResumeToken) -> Self {
-        Self { caps, wants, resume: Cell::new(resume), catch_ups: RefCell::default() }
+        Self { caps, wants, resume: Cell::new(resume), get_all: RefCell::default() }
     }
 
     fn serve(&self, link: &Link<Self>, frame: &RawFrame<'_>) -> Result<(), Ending> {
@@ -50,11 +37,11 @@ impl Frames {
             Ok(ClientFrame::SetProgress(update)) => link.attachment.submit(seq, command(&update)),
             Ok(ClientFrame::Get(get)) => match get.manga {
                 Some(manga) => link.attachment.request(seq, Ask::Get(manga)),
-                None => self.catch_up(link, seq, Wanted::Everything, None),
+                None => self.get_all(link, seq),
             },
             Ok(ClientFrame::CatchUp(ask)) => {
                 let since = Some(ask.since).filter(|since| !since.is_none());
-                self.catch_up(link, seq, Wanted::Missed, since)
+                link.attachment.request(seq, Ask::CatchUp(since))
             }
             Ok(ClientFrame::Ping(ping)) => {
                 let pong = Pong { nonce: ping.nonce, unix_ms: unix_ms() };
@@ -67,44 +54,26 @@ impl Frames {
             }
             Ok(ClientFrame::Pong(_) | ClientFrame::Ignored) => Ok(()),
             Ok(ClientFrame::Bye(_)) => return Err(Ending::Done),
-            Ok(ClientFrame::Hello(_)) => {
-                self.refuse(link, seq, Fault::new(Code::InvalidInput, "Hello comes once, at the start"))
-            }
+            Ok(ClientFrame::Hello(_)) => self.refuse(link, seq, Code::InvalidInput, "Hello comes once, at the start"),
             Ok(ClientFrame::NoticeAck(_)) => {
-                self.refuse(link, seq, Fault::new(Code::NotImplemented, "notices are not available in this version"))
+                self.refuse(link, seq, Code::NotImplemented, "notices are not available in this version")
             }
-            Err(problem) => self.refuse(link, seq, Fault::new(problem.code(), problem.to_string())),
+            Err(problem) => link.attachment.refuse(seq, Fault::new(problem.code(), problem.to_string())),
         };
         done.map_err(Ending::Because)
     }
 
-    fn refuse(&self, link: &Link<Self>, seq: u64, fault: Fault) -> Result<(), Fault> {
-        // Its Reject would be taken for the answer to the catch-up of the same number, which would then count no more.
-        if self.catch_ups.borrow().iter().any(|(noted, _)| *noted == seq) {
-            return Err(Fault::new(Code::BadFrame, "two unanswered frames have the same seq"));
-        }
-        link.attachment.refuse(seq, fault)
+    fn refuse(&self, link: &Link<Self>, seq: u64, code: Code, detail: &'static str) -> Result<(), Fault> {
+        link.attachment.refuse(seq, Fault::new(code, detail))
     }
 
-    fn catch_up(&self, link: &Link<Self>, seq: u64, wanted: Wanted, since: Option<ResumeToken>) -> Result<(), Fault> {
-        if self.catch_ups.borrow().len() >= CATCH_UPS_MAX {
-            let detail = "wait for the answers to earlier CatchUps and Gets of everything";
-            return self.refuse(link, seq, Fault::new(Code::Busy, detail));
-        }
-        self.catch_ups.borrow_mut().push_back((seq, wanted));
-        link.attachment.request(seq, Ask::CatchUp(since))
-    }
-
-    /// Takes note that a request for a catch-up has been answered, or refused; the one in Hello was never noted.
-    fn caught_up(&self, seq: u64) -> Option<Wanted> {
-        let mut noted = self.catch_ups.borrow_mut();
-        // Mostly the first; elsewhere than on the owner a refusal may come before its turn.
-        let at = noted.iter().position(|(noted, _)| *noted == seq)?;
-        noted.remove(at).map(|(_, wanted)| wanted)
+    fn get_all(&self, link: &Link<Self>, seq: u64) -> Result<(), Fault> {
+        self.get_all.borrow_mut().push_back(seq);
+        link.attachment.request(seq, Ask::CatchUp(None))
     }
 
     fn states(&self, seq: u64, catch_up: &CatchUp, out: &mut Vec<u8>) {
-        let get_all = self.caught_up(seq) == Some(Wanted::Everything);
+        let get_all = self.get_all.borrow_mut().pop_front_if(|first| *first == seq).is_some();
         // An answer to Get shows what there is; what was deleted is told only to those who catch up.
         let shown = catch_up.states.iter().filter(|state| !(get_all && state.deleted));
         let entries: Vec<ProgressEntry> = shown.map(entry).collect();
@@ -164,7 +133,7 @@ impl Wire for Frames {
                 Outgoing::Announcement(bytes) => self.announce(&bytes, out),
                 Outgoing::Reject { seq, fault } => {
                     run.flush(out);
-                    self.caught_up(seq);
+                    self.get_all.borrow_mut().pop_front_if(|first| *first == seq);
                     reject(seq, &fault, out);
                 }
                 Outgoing::State { seq, state, .. } => {
