@@ -18,6 +18,7 @@ mod connections;
 mod core;
 pub mod fanout;
 pub mod fault;
+mod fit;
 pub mod grants;
 mod limits;
 mod loading;
