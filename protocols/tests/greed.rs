@@ -75,7 +75,7 @@ fn who_has_not_signed_in_gets_no_long_line() {
 
 /// An HTTP/2 frame (RFC 9113, section 4.1).
 fn h2(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    let mut frame = u32::try_from(payload.len()).expect("a small payload").to_be_bytes()[1..].to_vec();
     frame.extend_from_slice(&[kind, flags]);
     frame.extend_from_slice(&stream.to_be_bytes());
     frame.extend_from_slice(payload);
@@ -84,7 +84,7 @@ fn h2(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// A header field without indexing, names and values in clear (RFC 7541, section 6.2.2).
 fn field(name: &str, value: &str) -> Vec<u8> {
-    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let text = |text: &str| [&[u8::try_from(text.len()).expect("a short text")], text.as_bytes()].concat();
     [vec![0], text(name), text(value)].concat()
 }
 
