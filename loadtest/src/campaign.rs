@@ -1,14 +1,15 @@
-//! Kill -9, over and over: load, SIGKILL at a random moment, restart (every other time with another number of shards), and
-//! compare with everything the server had acknowledged, announced or shown. Updates without an answer are sent again with the
+//! Kill -9, over and over: load, SIGKILL at a random moment (some during a polite stop, some behind a pause), restart (some
+//! killed again before their doors open, every other one with another number of shards), and compare with everything the
+//! server had acknowledged, announced or shown. Updates without an answer are sent again with the
 //! device sequences they had, as a real client would.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use client::shell::Error;
-use proto::{DeviceId, UserId};
+use proto::{Code, DeviceId, UserId};
 use tokio::task::JoinHandle;
 
 use crate::connection::{Connection, Pending};
@@ -16,7 +17,7 @@ use crate::drive::{self, Mode, Plan, Shared};
 use crate::http;
 use crate::ledger::{Entry, Expectations, Source};
 use crate::reader;
-use crate::server::{Doors, Launch};
+use crate::server::{Doors, Launch, Server};
 use crate::tokens::Tokens;
 use crate::verify::{self, Verdict};
 use crate::workload::{Distribution, Random};
@@ -25,6 +26,10 @@ use crate::workload::{Distribution, Random};
 const RECOVERED: &str = "mangahub_recovered_records";
 /// Cycles that may be wasted (nothing in flight, or nothing undrained) for each one that counts.
 const TRIES_PER_CYCLE: u32 = 5;
+/// A stop under way is killed within this time of its beginning.
+const DRAIN_MAX: Duration = Duration::from_millis(150);
+/// How long clients may take to be served again after a pause.
+const RESUME_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -41,8 +46,35 @@ pub struct Campaign {
     pub load_max: Duration,
     /// The numbers of shards to alternate between.
     pub shards: [usize; 2],
+    /// How long a paused server (SIGSTOP) stays so.
+    pub pause: Duration,
+    /// One cycle of so many has a pause.
+    pub pause_every: u32,
     /// The seed of every choice.
     pub seed: u64,
+}
+
+/// What comes before a kill.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Load.
+    UnderLoad,
+    /// Load, and a stop (SIGTERM) that is under way.
+    DuringDrain,
+    /// Load, a pause (SIGSTOP, SIGCONT), and load again on the same connections.
+    AfterPause,
+}
+
+impl Kind {
+    /// A fixed rota: every third cycle kills a drain, and pauses come as often as wanted.
+    fn of(cycle: u32, campaign: &Campaign) -> Self {
+        match cycle {
+            cycle if cycle % campaign.pause_every.max(1) == campaign.pause_every / 2 => Self::AfterPause,
+            cycle if cycle % 3 == 1 => Self::DuringDrain,
+            _ => Self::UnderLoad,
+        }
+    }
 }
 
 /// What came of it.
@@ -54,6 +86,10 @@ pub struct Outcome {
     pub cycles: u32,
     /// Restarts with another number of shards.
     pub reshards: u32,
+    /// Cycles by what came before the kill.
+    pub kinds: BTreeMap<Kind, u32>,
+    /// Starts that were killed before their doors opened.
+    pub recovery_kills: u32,
     /// Acknowledged, announced and read states that were compared.
     pub entries: u64,
     /// Records that restarts found only in the journal.
@@ -97,6 +133,12 @@ pub enum Failure {
         cycle: u32,
         /// What.
         verdict: Verdict,
+    },
+    /// After a pause nobody was served.
+    #[error("cycle {cycle}: nothing was acknowledged within {RESUME_PATIENCE:?} of the end of a pause")]
+    Stuck {
+        /// Which cycle.
+        cycle: u32,
     },
     /// Too many cycles killed a server that had nothing to lose.
     #[error("only {counted} of {cycles} kills hit an update in flight and an undrained record; load longer or heavier")]
@@ -142,11 +184,19 @@ pub async fn run(mut launch: Launch, campaign: &Campaign) -> Result<Outcome, Fai
     let mut shards = campaign.shards[0];
     let settings = launch.settings.clone();
     let mut was_in_flight = false;
+    let mut start_took = Duration::ZERO;
     loop {
         let cycle = state.outcome.cycles;
         launch.settings = settings.clone();
         launch.settings.push(("MANGAHUB_SHARDS".into(), shards.to_string()));
+        // Twice in a row now and then: what a recovery leaves must be recoverable too.
+        for _ in 0..cycle % 3 {
+            let delay = start_took.mul_f64(state.random.unit());
+            state.outcome.recovery_kills += u32::from(launch.start_and_kill(delay)?);
+        }
+        let began = Instant::now();
         let server = launch.start()?;
+        start_took = began.elapsed();
         let tokens = match &mut tokens {
             Some(tokens) => tokens,
             none => none.insert(launch.seed(campaign.users, campaign.series)?),
@@ -162,9 +212,9 @@ pub async fn run(mut launch: Launch, campaign: &Campaign) -> Result<Outcome, Fai
         if cycle >= campaign.cycles * TRIES_PER_CYCLE {
             return Err(Failure::Idle { counted: state.outcome.counted, cycles: cycle });
         }
-        let doors = server.doors;
-        let load = campaign.load_max.mul_f64(0.1 + 0.9 * state.random.unit());
-        was_in_flight = load_and_kill(doors, tokens, &mut state, load, || server.kill()).await?;
+        let kind = Kind::of(cycle, campaign);
+        was_in_flight = load_and_kill(server, tokens, &mut state, campaign, kind).await?;
+        *state.outcome.kinds.entry(kind).or_default() += 1;
         state.outcome.cycles += 1;
         if state.outcome.cycles.is_multiple_of(2) {
             shards = if shards == campaign.shards[0] { campaign.shards[1] } else { campaign.shards[0] };
@@ -180,15 +230,16 @@ async fn compare(doors: &Doors, tokens: &Tokens, state: &mut State, cycle: u32) 
     if verdict.missing.is_empty() { Ok(()) } else { Err(Failure::Lost { cycle, verdict }) }
 }
 
-/// One round of load on a healthy server, ended by `kill`. Answers whether an update was in flight then.
+/// One round of load on a healthy server, ended by a kill. Answers whether an update was in flight then.
 async fn load_and_kill(
-    doors: Doors,
+    server: Server,
     tokens: &Tokens,
     state: &mut State,
-    load: Duration,
-    kill: impl FnOnce() -> io::Result<()>,
+    campaign: &Campaign,
+    kind: Kind,
 ) -> Result<bool, Failure> {
-    let cycle = state.outcome.cycles;
+    let (cycle, doors) = (state.outcome.cycles, server.doors);
+    let load = campaign.load_max.mul_f64(0.1 + 0.9 * state.random.unit());
     let shared = Shared::new(state.plan.clone(), None, true);
     *shared.expectations.borrow_mut() = Some(std::mem::take(&mut state.expectations));
     let connections = drive::connect(doors.tcp_sync, tokens, &shared).await;
@@ -209,15 +260,34 @@ async fn load_and_kill(
         .collect();
     let readers = tokio::task::spawn_local(read_along(doors, tokens.clone(), Rc::clone(&shared), state.random.clone()));
     tokio::time::sleep(load).await;
+    match kind {
+        Kind::UnderLoad => {}
+        Kind::DuringDrain => {
+            server.signal("TERM")?;
+            tokio::time::sleep(DRAIN_MAX.mul_f64(state.random.unit())).await;
+        }
+        Kind::AfterPause => {
+            pause(&server, &shared, campaign.pause, cycle).await?;
+            if tasks.iter().any(JoinHandle::is_finished) {
+                return Err(io::Error::other(format!("cycle {cycle}: a pause cost a connection")).into());
+            }
+            tokio::time::sleep(load).await;
+        }
+    }
     let in_flight = shared.in_flight.get();
-    kill()?;
+    server.kill()?;
     shared.sending.set(false);
     for task in tasks {
         // A task ends by itself once its socket does; it panics only by a defect of the harness.
         let (connection, lost) = task.await.map_err(io::Error::other)?;
         state.unanswered.insert(connection.device(), connection.unanswered());
-        // The kill cuts the socket; whatever else ended the connection did so before.
-        if !matches!(lost, Error::Io(_) | Error::Cut) {
+        // The kill cuts the socket; whatever else ended the connection did so before, as a drain may.
+        let expected = match &lost {
+            Error::Io(_) | Error::Cut => true,
+            Error::Closed { code, .. } => kind == Kind::DuringDrain && *code == Some(Code::ShuttingDown),
+            _ => false,
+        };
+        if !expected {
             return Err(Failure::Connection { cycle, lost });
         }
     }
@@ -228,6 +298,24 @@ async fn load_and_kill(
         *state.outcome.errors.entry(kind.clone()).or_default() += count;
     }
     Ok(in_flight > 0)
+}
+
+/// Stops the process for a while; afterwards the same connections must be served again.
+async fn pause(server: &Server, shared: &Shared, pause: Duration, cycle: u32) -> Result<(), Failure> {
+    let said = || shared.expectations.borrow().as_ref().map_or(0, |expectations| expectations.entries);
+    server.signal("STOP")?;
+    // What was on its way arrives.
+    tokio::time::sleep(pause).await;
+    let before = said();
+    server.signal("CONT")?;
+    let deadline = Instant::now() + RESUME_PATIENCE;
+    while said() == before {
+        if Instant::now() > deadline {
+            return Err(Failure::Stuck { cycle });
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
 }
 
 /// Reads users' states while others write, and remembers what was shown.

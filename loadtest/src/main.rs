@@ -84,6 +84,12 @@ struct KillArgs {
     /// The longest load before a kill, in milliseconds
     #[arg(long, default_value_t = 400)]
     load_ms: u64,
+    /// How long a paused server (SIGSTOP) stays so, in milliseconds
+    #[arg(long, default_value_t = 3_000)]
+    pause_ms: u64,
+    /// One cycle of so many has a pause
+    #[arg(long, default_value_t = 10)]
+    pause_every: u32,
     /// The seed of every choice
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -160,6 +166,8 @@ async fn kill(args: KillArgs) -> Result<String, Failure> {
         window: args.window,
         load_max: Duration::from_millis(args.load_ms),
         shards: [1, 2],
+        pause: Duration::from_millis(args.pause_ms),
+        pause_every: args.pause_every,
         seed: args.seed,
     };
     let outcome = campaign::run(launch, &campaign).await?;

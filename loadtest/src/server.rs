@@ -64,8 +64,8 @@ impl Launch {
         Self { binary, data_dir, settings, cpus: String::new() }
     }
 
-    /// Starts it on free ports and waits until its doors are open.
-    pub fn start(&self) -> io::Result<Server> {
+    /// Starts it on free ports; its doors open later.
+    fn begin(&self) -> io::Result<Child> {
         std::fs::create_dir_all(&self.data_dir)?;
         let ports = self.data_dir.join("ports.json");
         match std::fs::remove_file(&ports) {
@@ -78,11 +78,31 @@ impl Launch {
         for port in ["HTTP", "TCP_SYNC", "METRICS", "UDP", "GRPC", "NOTIFY", "QUIC"] {
             command.env(format!("MANGAHUB_PORTS_{port}"), "0");
         }
-        let mut child = command.spawn()?;
+        command.spawn()
+    }
+
+    /// Where the doors are, once they are open.
+    fn doors(&self) -> Option<Doors> {
+        let text = std::fs::read_to_string(self.data_dir.join("ports.json")).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Starts it on free ports and kills it after `delay`: during recovery, when that was before its doors opened, which is
+    /// what is answered.
+    pub fn start_and_kill(&self, delay: Duration) -> io::Result<bool> {
+        let mut child = self.begin()?;
+        std::thread::sleep(delay);
+        child.kill()?;
+        child.wait()?;
+        Ok(self.doors().is_none())
+    }
+
+    /// Starts it on free ports and waits until its doors are open.
+    pub fn start(&self) -> io::Result<Server> {
+        let mut child = self.begin()?;
         let deadline = Instant::now() + START_PATIENCE;
         loop {
-            let doors = std::fs::read_to_string(&ports).ok().and_then(|text| serde_json::from_str::<Doors>(&text).ok());
-            if let Some(doors) = doors {
+            if let Some(doors) = self.doors() {
                 return Ok(Server { child, doors });
             }
             if let Some(status) = child.try_wait()? {
@@ -148,12 +168,15 @@ impl Server {
         self.child.wait().map(drop)
     }
 
+    /// Sends it a signal, named as kill(1) does.
+    pub fn signal(&self, name: &str) -> io::Result<()> {
+        let done = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status()?;
+        if done.success() { Ok(()) } else { Err(io::Error::other("the server could not be signalled")) }
+    }
+
     /// Asks it to stop (SIGTERM) and waits; an error when it does not, or not with exit code 0.
     pub fn stop(mut self) -> io::Result<()> {
-        let done = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
-        if !done.success() {
-            return Err(io::Error::other("the server could not be signalled"));
-        }
+        self.signal("TERM")?;
         let deadline = Instant::now() + STOP_PATIENCE;
         while Instant::now() < deadline {
             match self.child.try_wait()? {
