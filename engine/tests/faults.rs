@@ -1,6 +1,9 @@
 //! A failing disk under the whole engine: a failed or short commit ends the process without an answer too many, and a restart
 //! replays; a slow one makes writers wait, not readers; a full one is busy and heals, also when the disk is really full.
 
+// In a test, a failed unwrap is the failure.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::Write;
