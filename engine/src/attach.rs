@@ -91,7 +91,7 @@ pub struct Welcome {
 /// One live connection. Dropping it detaches. Not `Send`: it lives and dies on its shard.
 pub struct Attachment {
     shard: Rc<Shard>,
-    conn: ConnRef,
+    pub(crate) conn: ConnRef,
     welcome: Welcome,
 }
 

@@ -122,6 +122,8 @@ impl Core {
 
     /// Work on a user in memory.
     pub(crate) fn execute(&mut self, slot: u32, work: Work, target: Target, framed: bool) {
+        #[cfg(test)]
+        crate::sim::hook::work(self.users.get(slot).state.user(), &work, &target);
         let answer = match work {
             Work::Command(Command::SetProgress(update)) => {
                 if let Target::Connection { conn, seq } = target {
@@ -155,6 +157,8 @@ impl Core {
 
     /// One update of a connection: the hot path.
     fn update(&mut self, slot: u32, conn: ConnRef, seq: u64, update: &SetProgress, framed: bool) {
+        #[cfg(test)]
+        crate::sim::hook::update(self.users.get(slot).state.user(), conn, seq, update);
         if framed && let Err(empty) = self.frame_rate.draw(&mut self.users.get(slot).frames, self.now.since_start_ns) {
             return self.gate_user(slot, None, Target::Connection { conn, seq }, Err(too_fast(empty.wait_ns)));
         }
@@ -188,6 +192,8 @@ impl Core {
             }
             outcome
         });
+        #[cfg(test)]
+        crate::sim::hook::decided(self.users.get(slot).state.user(), command, &outcome, self.now.wall_ms);
         match outcome {
             Outcome::Applied(change) => {
                 self.counters.applied += 1;
@@ -279,6 +285,8 @@ impl Core {
         };
         let Some(view) = view else { return };
         resident.position += 1;
+        #[cfg(test)]
+        crate::sim::hook::moved(resident.state.user(), resident.position, view.manga);
         if let Some(ring) = &mut resident.ring {
             if ring.len() >= catch_up_events {
                 ring.pop_front();

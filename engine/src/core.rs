@@ -7,7 +7,6 @@ use std::collections::hash_map::Entry;
 use std::rc::Weak;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, Cache};
 use hub::Hlc;
@@ -21,6 +20,7 @@ use crate::accounts::lockout::LockOuts;
 use crate::attach::Outgoing;
 use crate::catalogue::Catalogue;
 use crate::connections::{Connections, QueueLimits};
+use crate::driver::{self, Sabotage, sabotaged};
 use crate::fanout::Event;
 use crate::fault::Fault;
 use crate::limits::Rate;
@@ -142,9 +142,7 @@ impl Core {
             return;
         }
         self.turn_is_open = true;
-        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.now =
-            Now { wall_ms: wall.as_millis() as u64, since_start_ns: self.shared.started.elapsed().as_nanos() as u64 };
+        self.now = driver::now(self.shared.started);
         self.turn.raise();
     }
 
@@ -172,8 +170,8 @@ impl Core {
 
     fn pass(&mut self, database: Option<Lane>, what: Release) {
         match database {
-            Some(lane) => self.hold(lane, what),
-            None => self.release_or_follow(what),
+            Some(lane) if !sabotaged(Sabotage::DatabaseUnasked) => self.hold(lane, what),
+            _ => self.release_or_follow(what),
         }
     }
 
@@ -184,7 +182,8 @@ impl Core {
             self.durable = durable;
             self.users.mark(durable);
         }
-        while self.gate.front().is_some_and(|front| front.ticket <= self.durable.ticket) {
+        let reached = Ticket(self.durable.ticket.0 + u64::from(sabotaged(Sabotage::EarlyRelease)));
+        while self.gate.front().is_some_and(|front| front.ticket <= reached) {
             let Some(Gated { database, what, .. }) = self.gate.pop_front() else { break };
             self.pass(database, what);
         }
@@ -316,7 +315,7 @@ impl Core {
             && let Some(conn) = resident.connections.get(at).copied()
         {
             at += 1;
-            if Some(conn) == origin {
+            if Some(conn) == origin && !sabotaged(Sabotage::Echo) {
                 continue;
             }
             self.counters.announced += 1;

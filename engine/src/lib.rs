@@ -16,6 +16,7 @@ mod compute;
 pub mod config;
 mod connections;
 mod core;
+mod driver;
 pub mod fanout;
 pub mod fault;
 mod fit;
@@ -29,6 +30,8 @@ pub mod request;
 mod shard;
 mod shared;
 mod signin;
+#[cfg(test)]
+mod sim;
 mod tokens;
 mod upkeep;
 mod users;

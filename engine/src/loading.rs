@@ -6,6 +6,7 @@ use proto::{Code, UserId};
 use storage::store::{LoadedUser, StoreError};
 
 use crate::core::Core;
+use crate::driver::{self, Sabotage, sabotaged};
 use crate::fault::Fault;
 use crate::message::Target;
 use crate::users::assemble;
@@ -16,9 +17,9 @@ impl Core {
         let Some(shard) = self.shard.upgrade() else { return };
         self.loads += 1;
         // Taken before the question: what the store has by then need not be in the answer.
-        let recovered = self.users.recovered(user);
+        let recovered = self.users.recovered(user).filter(|_| !sabotaged(Sabotage::ForgottenRecovery));
         let question = self.shared.store.load_user(user);
-        runtime::spawn_essential("user load", async move {
+        driver::spawn_essential("user load", async move {
             let answer = question.await;
             let mut core = shard.core.borrow_mut();
             core.loads -= 1;
@@ -47,7 +48,10 @@ impl Core {
         }
     }
 
-    fn assemble(&self, loaded: LoadedUser, recovered: Option<hub::StoredUser>) -> Result<UserState, Fault> {
+    fn assemble(&self, mut loaded: LoadedUser, recovered: Option<hub::StoredUser>) -> Result<UserState, Fault> {
+        if sabotaged(Sabotage::ForgottenDevices) {
+            loaded.stored.devices.clear();
+        }
         let mut state = assemble(loaded.stored, recovered, self.shared.node);
         for parked in &loaded.parked {
             let record =
@@ -64,6 +68,7 @@ impl Core {
         self.counters.loads += 1;
         // Above every position that this user had earlier in this boot: each announcement since took a version of this clock.
         let position = self.clock.high_water().0.max(proto::Version::from_unix_ms(self.now.wall_ms).0);
+        let position = if sabotaged(Sabotage::RestartedStream) { 0 } else { position };
         let (slot, waiters) = self.users.fill(user, state, position);
         for waiting in waiters {
             // A caller that has gone is not worth the work; a connection may have left meanwhile.

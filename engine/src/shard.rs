@@ -18,6 +18,7 @@ use runtime::notify::Notify;
 
 use crate::accounts::lockout::Attempt;
 use crate::core::{Core, Parts};
+use crate::driver;
 use crate::fault::Fault;
 use crate::message::{Answer, Mail, Reply, Request, Target, Work};
 use crate::metrics::{Counters, Handles, Levels};
@@ -36,9 +37,9 @@ impl Drop for Loops {
 
 fn endless(name: &'static str, task: impl Future<Output = ()> + 'static) -> AbortHandle {
     let (task, handle) = abortable(task);
-    drop(runtime::spawn_essential(name, async move {
+    driver::spawn_essential(name, async move {
         let _ = task.await;
-    }));
+    });
     handle
 }
 
@@ -174,7 +175,7 @@ impl Shard {
         loop {
             self.held.raised().await;
             while self.core.borrow_mut().release_held() {
-                runtime::sleep(HELD_EVERY).await;
+                driver::sleep(HELD_EVERY).await;
             }
         }
     }
@@ -190,14 +191,13 @@ impl Shard {
 
     async fn housekeeping(self: Rc<Self>) {
         let mut handles = Handles::new(self.id);
-        let mut ticks = runtime::interval(HOUSEKEEPING);
         loop {
-            ticks.tick().await;
+            driver::sleep(HOUSEKEEPING).await;
             let mut core = self.core.borrow_mut();
             core.users.settle(&self.shared.cursors);
             core.users.evict();
             core.send_outbox();
-            let since_start_ms = self.shared.started.elapsed().as_millis() as u64;
+            let since_start_ms = driver::now(self.shared.started).since_start_ns / 1_000_000;
             core.lockouts.forget(since_start_ms);
             let levels = Levels {
                 users: core.users.figures(),

@@ -11,6 +11,7 @@ use slab::Slab;
 use storage::journal::{Cursors, Durable, Lsn, Ticket};
 use storage::lane::{Lane, lane_of};
 
+use crate::driver::{Sabotage, sabotaged};
 use crate::limits::Bucket;
 use crate::message::{ConnRef, Target, Work};
 
@@ -335,6 +336,9 @@ impl Users {
 
     /// Whether the store has everything of a lane that was handed over up to `ticket`.
     fn is_stored(&self, ticket: Ticket, lane: Lane, cursors: &Cursors) -> bool {
+        if sabotaged(Sabotage::StoredTooEarly) {
+            return true;
+        }
         let at = self.marks.partition_point(|mark| mark.ticket < ticket);
         self.marks.get(at).is_some_and(|mark| cursors.get(lane) >= mark.lsn)
     }
