@@ -102,8 +102,9 @@ fn stop(running: Running, config: &Config) -> Result<(), ServeError> {
         .spawn(overdue)
         .map_err(system("cannot start a thread"))?;
     running.shut_down();
-    let ended = running.wait();
+    // While the folder's lock is still held: the next server's files must not be taken for this one's.
     leave(&config.data_dir);
+    let ended = running.wait();
     tracing::info!("stopped");
     Ok(ended?)
 }
