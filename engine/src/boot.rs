@@ -153,6 +153,9 @@ impl Running {
             tracing::warn!("the store lacks records; they are in the journal and follow with the next start");
         }
         self.operations.write_checkpoint(&self.folder, &self.shared);
+        if let Err(error) = block_on(self.shared.store.rest()) {
+            tracing::warn!(%error, "the store's log could not be folded in; copy it together with the store");
+        }
         if healthy { Ok(()) } else { Err(StartError::Journal("a commit of the journal failed".to_owned())) }
     }
 }

@@ -142,6 +142,12 @@ pub trait Store: Send + Sync + 'static {
     /// A cheap question that only a working store answers.
     fn ping(&self) -> Answer<()>;
 
+    /// Puts the store at rest at the end of a run: what stands in logs beside it moves into its main file, so that the file
+    /// alone is a whole copy, and no log is left that would be folded into another copy put in its place.
+    fn rest(&self) -> Answer<()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Looks the whole store over; takes as long as reading it.
     fn check(&self) -> Answer<StoreCheck>;
 }

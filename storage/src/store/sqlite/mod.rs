@@ -229,6 +229,14 @@ impl Store for SqliteStore {
         self.readers.read(|conn| conn.query_row("SELECT 1", [], |_| Ok(())).map_err(connection::refusal))
     }
 
+    fn rest(&self) -> Answer<()> {
+        // Closing the last connection would do it too, but handles may outlive the run until the process ends.
+        // On a reading connection: the writing one works in transactions, and query_only does not forbid it (SQLite, PRAGMA
+        // query_only).
+        let fold = "PRAGMA wal_checkpoint(TRUNCATE)";
+        self.readers.read(move |conn| conn.query_row(fold, [], |_| Ok(())).map_err(connection::refusal))
+    }
+
     fn check(&self) -> Answer<StoreCheck> {
         let store_id = self.store_id;
         self.readers.read(move |conn| check::check(conn, store_id))
