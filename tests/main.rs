@@ -4,6 +4,7 @@
 // In a test, a failed unwrap is the failure.
 #![allow(clippy::unwrap_used)]
 
+mod faults_folder;
 mod kill_nine;
 mod serve;
 mod support;
