@@ -16,6 +16,9 @@ use crate::request::{Command, Query, ResumeToken, SetProgress, Strategy};
 /// Series that exist, and one that does not.
 pub(crate) const SERIES: i64 = 6;
 
+/// The newest key of each series, and whether that is a deletion.
+pub(crate) type Beliefs = BTreeMap<MangaId, (MergeKey, bool)>;
+
 /// What a task brings back.
 pub(crate) type Box_<T> = Rc<RefCell<Option<Result<T, Fault>>>>;
 
@@ -26,8 +29,8 @@ pub(crate) struct Client {
     pub(crate) next_seq: u64,
     pub(crate) attaching: Option<(u64, Box_<Attachment>)>,
     pub(crate) live: Option<Live>,
-    /// What it believes: the newest key of each series, and whether that is a deletion.
-    pub(crate) view: BTreeMap<MangaId, (MergeKey, bool)>,
+    /// What it believes.
+    pub(crate) view: Beliefs,
     pub(crate) token: Option<ResumeToken>,
     /// Sent and not answered when the connection went, or answered with "busy".
     pub(crate) again: Vec<SetProgress>,
@@ -49,7 +52,7 @@ pub(crate) struct Live {
     pub(crate) heard: BTreeMap<MangaId, u64>,
     pub(crate) closed: bool,
     /// What was learnt since each catch-up was asked for.
-    pub(crate) meanwhile: BTreeMap<u64, Vec<(MangaId, MergeKey, bool)>>,
+    pub(crate) meanwhile: BTreeMap<u64, Beliefs>,
 }
 
 /// What went out on a connection.
@@ -78,12 +81,12 @@ impl Client {
 
     /// Takes in a state.
     pub(crate) fn learn(&mut self, manga: MangaId, key: MergeKey, deleted: bool) {
-        let known = self.view.entry(manga).or_insert((key, deleted));
-        if key >= known.0 {
-            *known = (key, deleted);
-        }
-        for meanwhile in self.live.iter_mut().flat_map(|live| live.meanwhile.values_mut()) {
-            meanwhile.push((manga, key, deleted));
+        let meanwhile = self.live.iter_mut().flat_map(|live| live.meanwhile.values_mut());
+        for view in meanwhile.chain([&mut self.view]) {
+            let known = view.entry(manga).or_insert((key, deleted));
+            if key >= known.0 {
+                *known = (key, deleted);
+            }
         }
     }
 
@@ -94,7 +97,7 @@ impl Client {
             self.view.clear();
             self.unsure.clear();
         }
-        for (manga, key, deleted) in meanwhile {
+        for (manga, (key, deleted)) in meanwhile {
             self.learn(manga, key, deleted);
         }
     }

@@ -138,7 +138,7 @@ impl World {
             Ok(()) => {
                 live.sent.insert(seq, Sent::Read);
                 if let Ask::CatchUp(_) = ask {
-                    live.meanwhile.insert(seq, Vec::new());
+                    live.meanwhile.insert(seq, Default::default());
                 }
                 live.next_seq += 1;
                 Ok(())
@@ -253,6 +253,7 @@ impl World {
         let conn = key_of(live.attachment.conn);
         let sent = live.sent.remove(&seq).ok_or_else(|| format!("answered twice, or never asked: {heard:?}"))?;
         let is_refusal = matches!(heard, Heard::Fault(_));
+        live.meanwhile.remove(&seq);
         if !is_refusal {
             if seq <= live.last_ordered {
                 return Err(format!("{seq} was answered after {}", live.last_ordered));
