@@ -106,7 +106,7 @@ impl From<ServeError> for Failure {
             ServeError::Engine(error) => of_start(error),
             ServeError::Doors(DoorError::Listen { .. }) => Exit::Unreachable,
             ServeError::Doors(_) => Exit::Config,
-            ServeError::Socket(_) | ServeError::System { .. } => Exit::Failed,
+            ServeError::Socket(_) | ServeError::Files(_) | ServeError::System { .. } => Exit::Failed,
         };
         Self::new(exit, error.to_string())
     }

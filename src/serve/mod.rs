@@ -37,6 +37,9 @@ pub(crate) enum ServeError {
     /// The admin socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// Too few open files are allowed.
+    #[error(transparent)]
+    Files(#[from] settings::TooFewFiles),
     /// The system refused something that a server needs.
     #[error("{what}: {source}")]
     System {
@@ -57,7 +60,9 @@ pub(crate) fn run(config: &Config, output: Output) -> Result<(), ServeError> {
     let mut signals = Signals::install().map_err(system("cannot take over SIGTERM"))?;
     let files = raise_open_files().map_err(system("cannot raise the limit on open files"))?;
     let prometheus = install_metrics();
-    let connections_max = settings::connections(config, files.limit);
+    // A number of shards that cannot be had is the engine's to refuse.
+    let shards = runtime::topology::detect(config.shards).map_or(1, |topology| topology.shards.len());
+    let connections_max = settings::connections(config, files.limit, shards)?;
     let plan = DoorPlan::prepare(settings::doors(config, connections_max), prometheus.clone())?;
     let running =
         engine::boot::start(settings::engine(config, connections_max), protocols::encoders(), doors(plan.clone()))?;

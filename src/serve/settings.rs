@@ -7,8 +7,15 @@ use protocols::{DoorLimits, DoorsConfig, TlsFiles};
 use crate::catalogue;
 use crate::config::{Config, Registration};
 
-/// Descriptors that are not connections: journal, database, rings, logs, and room for a surprise.
+/// Descriptors kept back where there are plenty: journal, database, rings, logs, and room for a surprise.
 const FILES_RESERVED: u64 = 512;
+/// What a server opens for itself, measured at 37 with two shards, and as much again: a connection must never take the
+/// descriptor that the journal's next segment needs.
+const FILES_MIN: u64 = 64;
+/// Its share per shard: ring, listeners, wakes.
+const FILES_PER_SHARD: u64 = 16;
+/// Fewer connections than this are not worth a start.
+const CONNECTIONS_MIN: u64 = 32;
 /// Beyond this a connection table is a mistake, whatever the system allows.
 const CONNECTIONS_MAX: u64 = 1_000_000;
 
@@ -63,11 +70,30 @@ fn limits(config: &Config, connections_max: u32, preset: Limits) -> Limits {
     }
 }
 
-/// How many connections there may be when this many files may be open.
-pub(crate) fn connections(config: &Config, open_files: u64) -> u32 {
-    let room = open_files.saturating_sub(FILES_RESERVED).clamp(64, CONNECTIONS_MAX);
-    let room = u32::try_from(room).unwrap_or(u32::MAX);
-    config.limits.connections.map_or(room, |wanted| wanted.min(room))
+/// Too few files may be open for a server.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this process may open {limit} files, and a server with {shards} shards needs {needed}. Raise the limit: `ulimit -n 65536`, \
+     systemd LimitNOFILE=65536, Docker --ulimit nofile=65536"
+)]
+pub(crate) struct TooFewFiles {
+    limit: u64,
+    shards: u64,
+    needed: u64,
+}
+
+/// How many connections there may be when this many files may be open and there are so many shards.
+pub(crate) fn connections(config: &Config, open_files: u64, shards: usize) -> Result<u32, TooFewFiles> {
+    let shards = shards as u64;
+    let own = FILES_MIN + FILES_PER_SHARD * shards;
+    let needed = own + CONNECTIONS_MIN;
+    if open_files < needed {
+        return Err(TooFewFiles { limit: open_files, shards, needed });
+    }
+    let plenty = FILES_RESERVED + FILES_PER_SHARD * shards;
+    let room = open_files - plenty.min(open_files / 2).max(own);
+    let room = u32::try_from(room.min(CONNECTIONS_MAX)).unwrap_or(u32::MAX);
+    Ok(config.limits.connections.map_or(room, |wanted| wanted.min(room)))
 }
 
 /// What the doors want to know.
