@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod faults_folder;
+mod faults_host;
 mod kill_nine;
 mod serve;
 mod support;

@@ -9,7 +9,20 @@ use super::PATIENCE;
 
 /// The binary, with an environment that sets nothing.
 pub(crate) fn mangahub() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mangahub"));
+    mangahub_through(&[])
+}
+
+/// The same behind a launcher: a program and its arguments, which runs what follows them.
+pub(crate) fn mangahub_through(launcher: &[String]) -> Command {
+    let own = env!("CARGO_BIN_EXE_mangahub");
+    let mut command = match launcher {
+        [] => Command::new(own),
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(own);
+            command
+        }
+    };
     command.env_clear().stdin(Stdio::null());
     // A configuration in the developer's home must not change what a test sees.
     command.env("HOME", "/nonexistent").env("PATH", std::env::var_os("PATH").unwrap_or_default());

@@ -8,7 +8,7 @@ mod http;
 mod server;
 
 pub(crate) use account::{PASSWORD, Reader};
-pub(crate) use command::{Finished, mangahub};
+pub(crate) use command::{Finished, mangahub, mangahub_through};
 pub(crate) use frames::{block_on, progress};
 pub(crate) use http::{Answer, Request};
 pub(crate) use server::{Launch, Server, on_disk};

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Finished, Request, eventually, mangahub};
+use super::{Finished, Request, eventually, mangahub, mangahub_through};
 
 /// A fresh folder under the build folder, because the usual temporary one may be in memory, which hides what a disk does.
 pub(crate) fn on_disk() -> TempDir {
@@ -29,12 +29,13 @@ pub(crate) struct Launch {
     folder: TempDir,
     arguments: Vec<String>,
     settings: Vec<(String, String)>,
+    launcher: Vec<String>,
 }
 
 impl Launch {
     /// An empty data folder.
     pub(crate) fn new() -> Self {
-        Self { folder: on_disk(), arguments: Vec::new(), settings: Vec::new() }
+        Self { folder: on_disk(), arguments: Vec::new(), settings: Vec::new(), launcher: Vec::new() }
     }
 
     /// One more argument after `serve`.
@@ -54,6 +55,12 @@ impl Launch {
         self
     }
 
+    /// Starts it through another program from now on (`prlimit --nofile=64`), or directly (none).
+    pub(crate) fn through(mut self, launcher: &[&str]) -> Self {
+        self.launcher = launcher.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// The data folder.
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")
@@ -70,7 +77,7 @@ impl Launch {
     }
 
     fn command(&self) -> Command {
-        let mut command = mangahub();
+        let mut command = mangahub_through(&self.launcher);
         command.arg("--data-dir").arg(self.data_dir()).arg("serve");
         if !self.arguments.iter().any(|argument| argument.starts_with("--port-base")) {
             command.arg("--port-base=0");
@@ -87,17 +94,25 @@ impl Launch {
 
     /// Starts it and waits for its doors.
     pub(crate) fn start(self) -> Server {
+        self.try_start().unwrap_or_else(|(status, launch)| {
+            panic!("the server ended with {status}:\n{}{}", launch.stdout(), launch.stderr())
+        })
+    }
+
+    /// Starts it and waits for its doors, or for its end.
+    pub(crate) fn try_start(self) -> Result<Server, (ExitStatus, Self)> {
         let _ = fs::remove_file(self.data_dir().join("ports.json"));
         let file = |name: &str| fs::File::create(self.folder.path().join(name)).unwrap();
         let mut command = self.command();
         let mut child = command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr")).spawn().unwrap();
-        let ports = eventually("the server opening its doors", || {
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!("the server ended with {status}:\n{}{}", self.stdout(), self.stderr());
-            }
-            read_ports(&self.data_dir())
+        let begun = eventually("the server opening its doors", || {
+            let ended = child.try_wait().unwrap().map(Err);
+            ended.or_else(|| read_ports(&self.data_dir()).map(Ok))
         });
-        Server { launch: Some(self), child, ports }
+        match begun {
+            Ok(ports) => Ok(Server { launch: Some(self), child, ports }),
+            Err(status) => Err((status, self)),
+        }
     }
 }
 
