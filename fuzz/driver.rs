@@ -2,7 +2,7 @@
 //! input kept as a file. Standard library only; included by path into the tests of the rooms. The same seed and the same
 //! corpus give the same input everywhere, so a seed that a run reports can be run again.
 //!
-//! `MANGAHUB_FUZZ_S` sets the seconds of each target (30; an hour with `MANGAHUB_SOAK=1`), `MANGAHUB_FUZZ_SEED` the first seed.
+//! `FUZZ_SECONDS` sets the seconds of each target (else 10 to 30; an hour with `MANGAHUB_SOAK=1`), `FUZZ_SEED` the first seed.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, missing_docs, reason = "each test takes its part")]
 
 use std::ops::Range;
@@ -96,17 +96,22 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} must be a number")))
 }
 
-/// How long each target runs.
-pub fn budget() -> Duration {
+/// How long a target runs that has `slice_s` seconds in an ordinary run.
+fn budget(slice_s: u64) -> Duration {
     let soak = std::env::var_os("MANGAHUB_SOAK").is_some_and(|value| value == "1");
-    Duration::from_secs(number("MANGAHUB_FUZZ_S").unwrap_or(if soak { 3_600 } else { 30 }))
+    Duration::from_secs(number("FUZZ_SECONDS").unwrap_or(if soak { 3_600 } else { slice_s }))
 }
 
-/// Runs seed after seed until the time is over: `make` turns a seed's dice and the corpus into an input, `check` panics when
+/// Runs seed after seed until the time (`slice_s` seconds, unless told otherwise) is over: `make` turns a seed's dice and the corpus into an input, `check` panics when
 /// something does not hold. Says which seeds ran; a failing input is kept and its path told.
-pub fn run(target: &'static str, make: impl Fn(&mut Dice, &[Vec<u8>]) -> Vec<u8>, mut check: impl FnMut(&[u8])) {
+pub fn run(
+    target: &'static str,
+    slice_s: u64,
+    make: impl Fn(&mut Dice, &[Vec<u8>]) -> Vec<u8>,
+    mut check: impl FnMut(&[u8]),
+) {
     let corpus: Vec<Vec<u8>> = corpus(target).into_iter().map(|(_, input)| input).collect();
-    let (first, started, budget) = (number("MANGAHUB_FUZZ_SEED").unwrap_or(0), Instant::now(), budget());
+    let (first, started, budget) = (number("FUZZ_SEED").unwrap_or(0), Instant::now(), budget(slice_s));
     let watched = Watched::start(target, first);
     let mut seed = first;
     // One at least: a budget of 0 with a seed runs that seed.
@@ -128,7 +133,7 @@ fn fail(target: &str, seed: u64, input: &[u8]) -> ! {
     let kept = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, input));
     panic!(
         "fuzz {target}: seed {seed} fails; its {} bytes are in {} ({kept:?}). Mend it, then move that file to \
-         fuzz/corpus/{target}/. Again: MANGAHUB_FUZZ_S=0 MANGAHUB_FUZZ_SEED={seed}",
+         fuzz/corpus/{target}/. Again: FUZZ_SECONDS=0 FUZZ_SEED={seed}",
         input.len(),
         path.display()
     );

@@ -20,12 +20,12 @@ fn the_corpus_holds_for_a_client() {
 
 #[test]
 fn fuzz_client_frames() {
-    driver::run("frames", a_servers_frames, hearing::frames);
+    driver::run("frames", 10, a_servers_frames, hearing::frames);
 }
 
 #[test]
 fn fuzz_client_lines() {
-    driver::run("lines", streams::lines, hearing::lines);
+    driver::run("lines", 10, streams::lines, hearing::lines);
 }
 
 /// A stream that opens as it should and whose answers mostly name frames that were sent.

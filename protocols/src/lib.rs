@@ -14,3 +14,5 @@ pub mod tls;
 
 pub use config::{DoorAddresses, DoorError, DoorLimits, DoorPlan, DoorsConfig, TlsFiles};
 pub use doors::{Doors, encoders, open, start_doors};
+#[cfg(feature = "fuzz")]
+pub use http::fuzz::check_request;

@@ -20,10 +20,10 @@ fn the_corpus_of_lines_holds() {
 
 #[test]
 fn fuzz_frames() {
-    driver::run("frames", streams::frames, frames::check);
+    driver::run("frames", 20, streams::frames, frames::check);
 }
 
 #[test]
 fn fuzz_lines() {
-    driver::run("lines", streams::lines, lines::check);
+    driver::run("lines", 20, streams::lines, lines::check);
 }

@@ -5,6 +5,8 @@ mod accounts;
 mod catalogue;
 pub(crate) mod connection;
 mod cors;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod health;
 mod input;
 mod openapi;

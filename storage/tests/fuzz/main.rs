@@ -25,7 +25,7 @@ fn the_corpus_of_journals_holds() {
 #[test]
 fn fuzz_journal_recovery() {
     let bench = bench();
-    driver::run("journal", damaged_folder, |input| bench.check(input));
+    driver::run("journal", 30, damaged_folder, |input| bench.check(input));
 }
 
 #[test]
