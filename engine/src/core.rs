@@ -199,6 +199,19 @@ impl Core {
             && self.departures.is_empty()
     }
 
+    /// Whether records wait for the end of the turn; replies and departures that wait for room in a mailbox.
+    #[cfg(test)]
+    pub(crate) fn unsent(&self) -> (bool, usize, usize) {
+        (!self.journal.is_empty(), self.outbox.iter().map(VecDeque::len).sum(), self.departures.len())
+    }
+
+    /// Tries again what waits for the store or for room in a mailbox. Returns whether anything still waits.
+    pub(crate) fn try_again(&mut self) -> bool {
+        self.send_outbox();
+        let held = self.release_held();
+        held || !self.departures.is_empty() || self.outbox.iter().any(|waiting| !waiting.is_empty())
+    }
+
     /// Answers that wait for the journal, and those that wait for the store.
     pub(crate) fn waiting(&self) -> (usize, usize) {
         (self.gate.len(), self.held.len())
@@ -241,6 +254,7 @@ impl Core {
             true => {
                 if let Err(full) = self.mail.try_send(owner, request) {
                     self.departures.push_back((owner, full.message));
+                    self.held_signal.raise();
                 }
             }
             false => self.departures.push_back((owner, request)),
@@ -359,6 +373,8 @@ impl Core {
             self.outbox[to].push_back(reply);
         } else if let Err(full) = self.mail.post(to, reply) {
             self.outbox[to].push_back(full.message);
+            // Nobody says when there is room again, and this shard may have no further turn soon.
+            self.held_signal.raise();
         }
     }
 

@@ -46,7 +46,7 @@ fn endless(name: &'static str, task: impl Future<Output = ()> + 'static) -> Abor
 /// How often users are unpinned, memory is looked at and counts are published.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 
-/// How often answers that wait for the store are looked at, while there are any.
+/// How often answers that wait for the store, or for room in another shard's mailbox, are looked at, while there are any.
 const HELD_EVERY: Duration = Duration::from_millis(2);
 
 /// One shard's engine.
@@ -174,7 +174,7 @@ impl Shard {
     async fn held_answers(self: Rc<Self>) {
         loop {
             self.held.raised().await;
-            while self.core.borrow_mut().release_held() {
+            while self.core.borrow_mut().try_again() {
                 driver::sleep(HELD_EVERY).await;
             }
         }

@@ -17,7 +17,7 @@ use crate::fanout::WireForm;
 use crate::fault::Fault;
 use crate::grants::Grant;
 use crate::message::Work;
-use crate::request::{Done, SetProgress, View};
+use crate::request::{Acked, Done, SetProgress, View};
 use crate::{Command, Extra};
 
 /// A call by a door without a connection.
@@ -71,8 +71,11 @@ impl World {
         match self.random.below(20) {
             0 => self.call(at),
             1..=4 => self.read(at),
-            _ if self.clients[at].live.is_none() => self.connect(at),
-            5 if self.random.one_in(6) => self.cut(at),
+            _ if self.clients[at].live.is_none() => match self.random.one_in(self.manner.connects_one_in) {
+                true => self.connect(at),
+                false => self.call(at),
+            },
+            5 if self.random.one_in(self.manner.cut_one_in) => self.cut(at),
             _ => self.send(at),
         }
     }
@@ -95,10 +98,11 @@ impl World {
         let shard = if self.random.one_in(2) { owner } else { shard };
         let engine = self.server().engines[shard].clone();
         let (user, device) = (self.clients[at].user, self.clients[at].device);
+        let lines = self.random.one_in(5);
         let answer: Box_<Attachment> = Rc::new(RefCell::new(None));
         let slot = Rc::clone(&answer);
         let task = self.executor.spawn(Box::pin(async move {
-            let options = AttachOptions { form: WireForm::Frame, window: 4_096, lines: false };
+            let options = AttachOptions { form: WireForm::Frame, window: 4_096, lines };
             let attached = engine.attach(Arc::new(grant(user)), device, options).await;
             *slot.borrow_mut() = Some(attached);
         }));
@@ -148,7 +152,7 @@ impl World {
     }
 
     fn send(&mut self, at: usize) -> Verdict {
-        for _ in 0..1 + self.random.below(3) {
+        for _ in 0..1 + self.random.below(self.manner.burst_max) {
             let Self { clients, random, .. } = self;
             if random.one_in(8) {
                 let ask = clients[at].ask(random);
@@ -219,6 +223,9 @@ impl World {
     }
 
     fn hear(&mut self, at: usize, outgoing: Outgoing) -> Verdict {
+        if let Outgoing::Ack { acked: Acked { state, .. }, .. } = &outgoing {
+            self.note(state.key.version.0 ^ u64::from(state.key.chapter.hundredths()) << 40);
+        }
         match outgoing {
             Outgoing::Ack { seq, acked } => {
                 self.clients[at].learn(acked.state.manga, acked.state.key, acked.state.deleted);
@@ -235,6 +242,7 @@ impl World {
                 let (resume, position) = (catch_up.resume, catch_up.resume.position().max(seen));
                 client.token = Some(crate::ResumeToken::new(resume.node(), resume.epoch(), position));
                 client.caught_up = true;
+                self.count(if catch_up.snapshot { "caught up with everything" } else { "caught up with what changed" });
                 self.answered(at, seq, &Heard::CatchUp(*catch_up))
             }
             Outgoing::Reject { seq, fault } => self.answered(at, seq, &Heard::Fault(*fault)),
@@ -242,13 +250,14 @@ impl World {
             Outgoing::Close(fault) => {
                 let Some(live) = &mut self.clients[at].live else { return Ok(()) };
                 live.closed = true;
+                self.count(fault.to_string());
                 if fault.code == Code::SlowConsumer { Ok(()) } else { Err(format!("closed: {fault}")) }
             }
         }
     }
 
     fn answered(&mut self, at: usize, seq: u64, heard: &Heard) -> Verdict {
-        let Self { clients, shadow, server, .. } = self;
+        let Self { clients, shadow, server, tally, .. } = self;
         let (Some(live), Some(server)) = (&mut clients[at].live, server) else { return Ok(()) };
         let conn = key_of(live.attachment.conn);
         let sent = live.sent.remove(&seq).ok_or_else(|| format!("answered twice, or never asked: {heard:?}"))?;
@@ -261,12 +270,18 @@ impl World {
             live.last_ordered = seq;
         }
         match shadow.answer(conn, seq) {
-            Some(expected) => shadow.check(&expected, heard, &server.cursors)?,
+            Some(expected) => {
+                shadow.check(&expected, heard, &server.cursors)?;
+                if expected.database {
+                    *tally.entry("acked by the database".to_owned()).or_default() += 1;
+                }
+            }
             None => {
                 let Heard::Fault(fault) = heard else { return Err(format!("answered without work: {heard:?}")) };
                 if !is_passing(fault) {
                     return Err(format!("refused without work: {fault}"));
                 }
+                *tally.entry(fault.to_string()).or_default() += 1;
                 if let Sent::Update(update) = sent {
                     clients[at].again.push(update);
                 }
@@ -316,7 +331,13 @@ impl World {
         }
         let Self { clients, random, .. } = self;
         let work = clients::call(&mut clients[at], random);
-        let (user, asked) = (clients[at].user, work.clone());
+        self.start_call(at, work);
+        Ok(())
+    }
+
+    /// A client calls by another door, of any shard.
+    pub(crate) fn start_call(&mut self, at: usize, work: Work) {
+        let (user, asked) = (self.clients[at].user, work.clone());
         let shards = self.server().engines.len();
         let shard = self.random.below(shards);
         let engine = self.server().engines[shard].clone();
@@ -332,7 +353,6 @@ impl World {
             *slot.borrow_mut() = Some(heard);
         }));
         self.calls.push(Call { client: at, work: asked, task, answer });
-        Ok(())
     }
 
     /// Takes a call's answer, if it has come.
@@ -347,7 +367,12 @@ impl World {
         self.heard += 1;
         match found {
             Ok(true) => {}
-            _ if passing => return Ok(()),
+            _ if passing => {
+                if let Heard::Fault(fault) = &heard {
+                    self.count(fault.to_string());
+                }
+                return Ok(());
+            }
             Ok(false) => return Err(format!("answered without work: {work:?}: {heard:?}")),
             Err(what) => return Err(format!("{work:?}: {what}")),
         }
@@ -365,11 +390,6 @@ impl World {
             _ => {}
         }
         Ok(())
-    }
-
-    /// Whether calls are under way.
-    pub(crate) fn is_calling(&self) -> bool {
-        !self.calls.is_empty()
     }
 }
 

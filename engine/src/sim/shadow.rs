@@ -54,7 +54,7 @@ pub(crate) struct Expected {
     needs: u64,
     /// How many events there were.
     events: usize,
-    database: bool,
+    pub(crate) database: bool,
     pub(crate) what: Told,
 }
 

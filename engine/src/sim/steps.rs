@@ -3,24 +3,26 @@
 
 use std::time::Duration;
 
-use super::executor::Random;
-use super::hook;
-use super::people::grant;
-use super::shadow::{Shadow, key_of};
-use super::world::{Verdict, World};
-use crate::driver::Sabotage;
+use storage::store::Store;
 
-/// Steps between two rests, and rounds of a rest before it is a defect.
-const REST_EVERY: u64 = 4_000;
-const ROUNDS_MAX: usize = 3_000;
+use super::executor::Random;
+use super::shadow::key_of;
+use super::world::{Tally, Verdict, World};
+use crate::driver::Sabotage;
+use crate::message::Work;
+use crate::request::Query;
+
+/// Rounds of a rest, of 10 ms each, before it is a defect.
+const ROUNDS_MAX: usize = 1_000;
 
 /// What a run came to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Ran {
     pub(crate) steps: u64,
     pub(crate) trace: u64,
     pub(crate) crashes: u64,
     pub(crate) heard: u64,
+    pub(crate) tally: Tally,
 }
 
 /// Runs a seed for so many steps; an error says at which step what was wrong.
@@ -32,21 +34,26 @@ pub(crate) fn run(seed: u64, steps: u64, sabotage: Option<Sabotage>) -> Result<R
         verdict.map_err(|what| format!("step {step}: {what}"))?;
     }
     world.rest().map_err(|what| format!("the last rest: {what}"))?;
-    let (trace, crashes, heard) = (world.trace, world.crashes, world.heard);
-    Ok(Ran { steps, trace, crashes, heard })
+    world.count_server();
+    let parked = futures_executor::block_on(world.store.parked(1_000)).map_err(|error| error.to_string())?;
+    *world.tally.entry("parked".to_owned()).or_default() += parked.len() as u64;
+    let (trace, crashes, heard, tally) = (world.trace, world.crashes, world.heard, std::mem::take(&mut world.tally));
+    Ok(Ran { steps, trace, crashes, heard, tally })
 }
 
 impl World {
     fn step(&mut self, step: u64) -> Verdict {
-        if step.is_multiple_of(REST_EVERY) {
+        if step.is_multiple_of(self.manner.rest_every) {
             return self.rest();
         }
+        self.stalled = self.stalled.map(|steps| steps.saturating_sub(1));
         let kind = self.random.below(1_000);
         self.note(kind as u64);
         match kind {
             0 if self.random.one_in(2) => self.crash()?,
             1..=499 => self.poll(),
             500..=799 => self.act()?,
+            800..=949 if self.is_stalled(kind) => {}
             800..=879 => {
                 let hand_overs_max = self.random.pick(&[1, 2, usize::MAX]);
                 self.write(hand_overs_max)?;
@@ -58,17 +65,27 @@ impl World {
                     self.server().writer.deliver();
                 }
             }
+            950..=979 if self.stalled[2] > 0 => {}
             950..=979 => {
                 let Self { store, random, .. } = self;
                 store.step_load(random, 12);
             }
             980..=984 => self.server().journal.make_room(),
+            985 if self.random.one_in(2) => {
+                let what = self.random.below(3);
+                self.stalled[what] = self.random.below(self.manner.stall_max as usize) as u64;
+            }
             _ => {
                 let time = self.random.pick(&[1, 5, 100_000, 3_000_000, 120_000_000]);
                 self.pass(Duration::from_nanos(time * 1_000));
             }
         }
         self.look()
+    }
+
+    /// Whether the disk (for commits) or the writer (for batches) stands still.
+    fn is_stalled(&self, kind: usize) -> bool {
+        self.stalled[usize::from(kind >= 930)] > 0
     }
 
     fn poll(&mut self) {
@@ -83,21 +100,26 @@ impl World {
 
     /// Lets everything that is under way finish, then looks at everybody.
     pub(crate) fn rest(&mut self) -> Verdict {
+        self.ask_everything()?;
         let mut quiet_rounds = 0;
+        let mut last_busy = None;
         for _ in 0..ROUNDS_MAX {
-            quiet_rounds = if self.round()? { quiet_rounds + 1 } else { 0 };
+            let busy = self.round()?;
+            quiet_rounds = if busy.is_none() { quiet_rounds + 1 } else { 0 };
+            last_busy = busy.or(last_busy);
             // Housekeeping has come by twice.
             if quiet_rounds > 25 {
                 return self.check_rest();
             }
         }
-        let waiting: Vec<_> = self.server().engines.iter().map(|engine| engine.shard.core.borrow().waiting()).collect();
-        Err(format!("it does not come to rest; gated and held per shard: {waiting:?}"))
+        let cores = self.server().engines.iter().map(|engine| engine.shard.core.borrow());
+        let waiting: Vec<_> = cores.map(|core| (core.waiting(), core.unsent())).collect();
+        Err(format!("it does not come to rest: {last_busy:?}; gated and held, unsent per shard: {waiting:?}"))
     }
 
-    /// Does what there is to do; true when that was nothing.
-    fn round(&mut self) -> Result<bool, String> {
-        let mut nothing = true;
+    /// Does what there is to do; says what kept it busy, if anything did.
+    fn round(&mut self) -> Result<Option<&'static str>, String> {
+        let mut busy = None;
         // The polls of one round are bounded: sleepers wake with every round.
         for _ in 0..10_000 {
             let Self { executor, random, .. } = self;
@@ -107,33 +129,38 @@ impl World {
             self.look()?;
         }
         self.write(usize::MAX)?;
-        nothing &= self.server().journal.written().is_empty();
+        if !self.server().journal.written().is_empty() {
+            busy = Some("the journal wrote");
+        }
         self.server().journal.publish();
         self.server().journal.make_room();
-        {
-            let Self { store, random, .. } = self;
-            while store.step_load(random, 0) {
-                nothing = false;
-            }
+        let Self { store, random, .. } = self;
+        while store.step_load(random, 0) {
+            busy = Some("users were loaded");
         }
         while self.server().writer.take().map_err(|error| error.to_string())? {
-            nothing = false;
+            busy = Some("the writer took records");
         }
         self.server().writer.deliver();
         for at in 0..self.clients.len() {
             let before = self.heard;
             self.read(at)?;
-            nothing &= before == self.heard;
+            if before != self.heard {
+                busy = Some("a client heard something");
+            }
         }
-        let calls = self.calls.len();
-        for at in (0..calls).rev() {
+        for at in (0..self.calls.len()).rev() {
             self.finish_call(at)?;
         }
-        nothing &= calls == self.calls.len() && !self.is_calling();
-        nothing &= self.server().engines.iter().all(|engine| engine.shard.core.borrow().is_quiet());
+        if !self.calls.is_empty() {
+            busy = Some("calls wait for their answers");
+        }
+        if !self.server().engines.iter().all(|engine| engine.shard.core.borrow().is_quiet()) {
+            busy = Some("a shard is not quiet");
+        }
         self.pass(Duration::from_millis(10));
         self.look()?;
-        Ok(nothing)
+        Ok(busy)
     }
 
     fn check_rest(&mut self) -> Verdict {
@@ -179,7 +206,7 @@ impl World {
                 }
             }
         }
-        self.check_answers()
+        Ok(())
     }
 
     /// Nobody believes what a crash has undone.
@@ -195,13 +222,16 @@ impl World {
         Ok(())
     }
 
-    fn check_answers(&mut self) -> Verdict {
-        // One that is never asked for would not be noticed otherwise: a fresh look by everybody's own door.
+    /// Everybody looks at everything.
+    fn ask_everything(&mut self) -> Verdict {
         let users: Vec<_> = self.shadow.users.keys().copied().collect();
         for user in users {
-            debug_assert_eq!(grant(user).user, user);
+            let Some(at) = self.clients.iter().position(|client| client.user == user) else { continue };
+            for query in [Query::ProgressAll { offset: 0, limit: 100 }, Query::Library, Query::Devices] {
+                self.start_call(at, Work::Query(query));
+            }
         }
-        hook::take().into_iter().try_for_each(|seen| Shadow::see(&mut self.shadow, seen))
+        Ok(())
     }
 }
 

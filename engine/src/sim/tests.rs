@@ -8,11 +8,39 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::steps::{Ran, run, seed_of};
+use super::world::Tally;
 use crate::driver::Sabotage;
 
 const STEPS_PER_SEED: u64 = 25_000;
+const STEPS_PER_SOAKED_SEED: u64 = 100_000;
 const SEEDS: u64 = 40;
 const SOAK: Duration = Duration::from_secs(3_600);
+
+/// What a campaign must have met, or it has lost its teeth.
+const MET: [&str; 22] = [
+    "acked by the database",
+    "already",
+    "applied",
+    "busy: The disk does not keep up",
+    "busy: The mailbox",
+    "busy: Too many answers wait for the database",
+    "busy: Too many users are being loaded",
+    "busy: Too much waits for the store",
+    "busy: Too much waits for this user",
+    "caught up with everything",
+    "caught up with what changed",
+    "conflict",
+    "evicted",
+    "parked",
+    "rate_limited",
+    "rejected: already_exists",
+    "rejected: chapter_out_of_range",
+    "rejected: not_found",
+    "rejected: seq_too_old",
+    "replayed after a start",
+    "slow_consumer",
+    "unavailable",
+];
 
 fn seeds_file() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/seeds.txt")
@@ -75,20 +103,25 @@ fn a_million_steps_hold_for_every_seed() {
         false => 1,
     };
     let (mut index, mut steps, mut crashes, mut heard) = (0, 0, 0, 0);
+    let mut tally = Tally::new();
     while if soak { begun.elapsed() < SOAK } else { index < SEEDS } {
-        let ran = hold(seed_of(campaign, index), STEPS_PER_SEED);
+        let ran = hold(seed_of(campaign, index), if soak { STEPS_PER_SOAKED_SEED } else { STEPS_PER_SEED });
         index += 1;
         steps += ran.steps;
         crashes += ran.crashes;
         heard += ran.heard;
+        ran.tally.into_iter().for_each(|(what, times)| *tally.entry(what).or_default() += times);
     }
     let _ = writeln!(
         std::io::stderr().lock(),
-        "{steps} steps over {index} seeds, {crashes} crashes, {heard} answers and announcements, {:?}",
+        "{steps} steps over {index} seeds, {crashes} crashes, {heard} answers and announcements, {:?}\n{tally:#?}",
         begun.elapsed()
     );
     // A simulation in which nothing happens proves nothing.
     assert!(crashes * 10_000 > steps && heard * 20 > steps, "{crashes} crashes, {heard} heard");
+    for what in MET {
+        assert!(tally.keys().any(|known| known.starts_with(what)), "the simulation never met: {what}\n{tally:#?}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! happens, whichever the seed draws; after each the shadow is told what the shards did. A crash drops the server where it
 //! stands and boots another one, perhaps with another number of shards, on what the disk and the store have.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -57,6 +58,37 @@ pub(crate) struct Server {
     _loops: Vec<Loops>,
 }
 
+/// How often what happened.
+pub(crate) type Tally = BTreeMap<String, u64>;
+
+/// How a seed's people and machines behave: no two seeds alike, so that together they meet every limit.
+#[derive(Clone, Copy)]
+pub(crate) struct Manner {
+    /// Updates at once, at most.
+    pub(crate) burst_max: usize,
+    /// People connect once in so many chances, and are cut off once in so many.
+    pub(crate) connects_one_in: usize,
+    pub(crate) cut_one_in: usize,
+    /// Steps between two rests.
+    pub(crate) rest_every: u64,
+    /// Steps that a stall lasts, at most.
+    pub(crate) stall_max: u64,
+    pub(crate) journal_bytes_max: u64,
+}
+
+impl Manner {
+    fn new(random: &mut Random) -> Self {
+        Self {
+            burst_max: random.pick(&[1, 4, 60]),
+            connects_one_in: random.pick(&[1, 1, 10]),
+            cut_one_in: random.pick(&[2, 8]),
+            rest_every: random.pick(&[3_000, 5_000, 24_000]),
+            stall_max: random.pick(&[100, 2_000, 20_000]),
+            journal_bytes_max: random.pick(&[4 << 20, 1 << 30]),
+        }
+    }
+}
+
 /// Everything.
 pub(crate) struct World {
     pub(crate) random: Random,
@@ -69,6 +101,11 @@ pub(crate) struct World {
     pub(crate) server: Option<Server>,
     pub(crate) crashes: u64,
     pub(crate) heard: u64,
+    /// How often what happened.
+    pub(crate) tally: Tally,
+    /// Steps for which the disk, the writer and the store's readers stand still.
+    pub(crate) stalled: [u64; 3],
+    pub(crate) manner: Manner,
     disk: Disk,
     shared_store: SharedStore,
     compute: Compute,
@@ -91,8 +128,9 @@ impl World {
         let refuses_one_in = random.pick(&[0, 0, 200, 20]);
         let store = Arc::new(SimStore::new(Arc::clone(&real), random.next(), refuses_one_in));
         let config = config(folder.path(), &mut random);
+        let manner = Manner::new(&mut random);
         let users: Vec<UserId> =
-            (0..random.pick(&[2, 6, 12])).map(|_| UserId::from_bytes(bytes(&mut random))).collect();
+            (0..random.pick(&[2, 6, 24])).map(|_| UserId::from_bytes(bytes(&mut random))).collect();
         block_on(real.seed_users(users.iter().zip(0..).map(|(user, at)| account(*user, at)).collect()))
             .expect("users are made");
         let mut clients = Vec::new();
@@ -117,6 +155,9 @@ impl World {
             server: None,
             crashes: 0,
             heard: 0,
+            tally: Tally::new(),
+            stalled: [0; 3],
+            manner,
             disk: Disk::new(),
             compute: Compute::start(1).expect("the compute thread starts"),
             config,
@@ -142,6 +183,7 @@ impl World {
         let shards = 1 + self.random.below(SHARDS_MAX);
         let mut wanted = JournalConfig::new(self.folder.path().join("journal"), self.shared_store.store_id());
         wanted.segment_bytes = 1 << 20;
+        wanted.journal_bytes_max = self.manner.journal_bytes_max;
         wanted.feed_rows_max = self.random.pick(&[4, 100_000]);
         wanted.engine = Arc::new(self.disk.clone());
         wanted.on_failure = Arc::new(|_| {});
@@ -180,6 +222,9 @@ impl World {
             let owner = shared.owner(state.user());
             engines[owner].shard.core.borrow_mut().users.recover(state, lsn);
         }
+        if recovered.replayed > 0 {
+            self.count("replayed after a start");
+        }
         self.shadow.epoch = shared.epoch;
         self.server = Some(Server { engines, journal, writer, cursors, _loops: loops });
         Ok(())
@@ -217,6 +262,7 @@ impl World {
     /// The process dies, perhaps in the middle of a write, and another one starts.
     pub(crate) fn crash(&mut self) -> Verdict {
         self.crashes += 1;
+        self.count_server();
         match self.random.below(3) {
             0 => {}
             // Written, and nobody was told.
@@ -265,6 +311,19 @@ impl World {
         Ok(())
     }
 
+    /// Something happened that a campaign must have seen.
+    pub(crate) fn count(&mut self, what: impl Into<String>) {
+        *self.tally.entry(what.into()).or_default() += 1;
+    }
+
+    /// What the server counted, before it goes.
+    pub(crate) fn count_server(&mut self) {
+        let Some(server) = &self.server else { return };
+        let figures = server.engines.iter().map(|engine| engine.shard.core.borrow().users.figures());
+        let evictions: u64 = figures.map(|figures| figures.evictions).sum();
+        *self.tally.entry("evicted".to_owned()).or_default() += evictions;
+    }
+
     /// Lets time pass.
     pub(crate) fn pass(&mut self, time: Duration) {
         self.executor.advance(time);
@@ -274,6 +333,14 @@ impl World {
     /// The shadow learns what the shards did in this step.
     pub(crate) fn look(&mut self) -> Verdict {
         for seen in hook::take() {
+            if let hook::Seen::Decided { outcome, .. } = &seen {
+                self.count(match outcome {
+                    hub::Outcome::Applied(_) => "applied".to_owned(),
+                    hub::Outcome::Already(_) => "already".to_owned(),
+                    hub::Outcome::Conflict(_) => "conflict".to_owned(),
+                    hub::Outcome::Rejected(reject) => format!("rejected: {}", reject.code()),
+                });
+            }
             self.shadow.see(seen)?;
         }
         self.shadow.end_decision()
@@ -321,10 +388,10 @@ fn config(folder: &std::path::Path, random: &mut Random) -> EngineConfig {
     limits.mailbox_messages = random.pick(&[2, 16, 8_192]);
     limits.out_queue_messages = random.pick(&[2, 8, 256]);
     limits.window_max = random.pick(&[2, 16, 4_096]);
-    limits.frame_rate_per_s = random.pick(&[50, 1_000_000]);
-    limits.frame_burst = random.pick(&[10, 1_000_000]);
-    limits.user_bytes_max = random.pick(&[0, 2_000, 256 << 20]);
-    limits.dirty_bytes_max = random.pick(&[4_000, 128 << 20]);
+    (limits.frame_rate_per_s, limits.frame_burst) =
+        random.pick(&[(50, 10), (1_000_000, 1_000_000), (1_000_000, 1_000_000)]);
+    limits.user_bytes_max = random.pick(&[0, 0, 2_000, 256 << 20]);
+    limits.dirty_bytes_max = random.pick(&[4_000, 30_000, 128 << 20, 128 << 20]);
     limits.load_waiters_max = random.pick(&[2, 4_096]);
     limits.loads_max = random.pick(&[1, 256]);
     limits.held_answers_max = random.pick(&[2, 65_536]);
@@ -332,7 +399,7 @@ fn config(folder: &std::path::Path, random: &mut Random) -> EngineConfig {
     config
 }
 
-fn facts() -> std::collections::BTreeMap<MangaId, SeriesFacts> {
+fn facts() -> BTreeMap<MangaId, SeriesFacts> {
     let kinds = [
         (None, SeriesStatus::Ongoing),
         (Some(20), SeriesStatus::Completed),
