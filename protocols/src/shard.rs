@@ -261,14 +261,15 @@ impl Drop for Watched {
     }
 }
 
-/// Runs a connection as a task. A panic ends this connection, is counted by door, and nobody else notices.
+/// Runs a connection as a task. A panic ends this connection, is counted by door, and nobody else notices. (Combinators and
+/// not an `async` block, which would keep room for the connection twice: as what it captured and as what it awaits.)
 pub(crate) fn spawn_connection(door: Door, connection: impl Future<Output = ()> + 'static) {
-    drop(runtime::spawn(async move {
-        if AssertUnwindSafe(connection).catch_unwind().await.is_err() {
+    drop(runtime::spawn(AssertUnwindSafe(connection).catch_unwind().map(move |ended| {
+        if ended.is_err() {
             count_refusal(door, Refusal::Panic);
             tracing::error!(door = door.as_str(), "a connection's task panicked; the connection is closed");
         }
-    }));
+    })));
 }
 
 #[cfg(test)]

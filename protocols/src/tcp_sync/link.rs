@@ -1,22 +1,25 @@
 //! One live sync connection, whatever its wire and transport: a reader task that submits what arrives, and a writer that
-//! sends what the engine has made durable, everything of a batch in one write. The reader never stops reading before the
-//! end of the stream, so nothing unread can turn our last words into a reset; it only stops listening.
+//! sends what the engine has made durable, everything of a batch in one write. What arrives is read to the end of the
+//! stream, so nothing unread can turn our last words into a reset; it is only not listened to any more. A quiet connection
+//! has no reader: it left its side with the writer, which waits for both, and most connections are quiet most of the time.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::rc::Rc;
 
 use engine::{Attachment, Fault, Outgoing};
 use futures_util::FutureExt;
-use futures_util::future::select;
+use futures_util::future::{Either, Fuse, select};
 use proto::Code;
+use proto::frame::ALIGNMENT_BYTES;
 use runtime::buffer::AlignedBuf;
 use runtime::local::{Event, Signal};
 
 use super::transport::{Input, Output, Transport};
-use crate::admission::{Door, Refusal, count_refusal};
-use crate::shard::{LINGER_MS, Shard, Watch};
+use crate::admission::{Door, Pass, Refusal, count_refusal};
+use crate::shard::{LINGER_MS, Shard, Watched, spawn_connection};
 
 /// A read's buffer while little comes.
 const READ_BYTES_SMALL: usize = 4 * 1024;
@@ -78,19 +81,23 @@ pub(crate) struct Link<W> {
     pub(crate) shard: Rc<Shard>,
     pub(crate) attachment: Attachment,
     pub(crate) wire: W,
-    watch: Rc<Watch>,
+    watch: Watched,
+    _pass: Pass,
     aside: RefCell<Vec<u8>>,
     ending: RefCell<Option<Ending>>,
+    /// When the last reader read the last time.
+    heard_ms: Cell<u64>,
     answered: Signal,
     reader_ended: Event,
 }
 
 impl<W: Wire> Link<W> {
-    pub(crate) fn new(shard: Rc<Shard>, attachment: Attachment, wire: W, watch: Rc<Watch>) -> Rc<Self> {
+    pub(crate) fn new(shard: Rc<Shard>, attachment: Attachment, wire: W, watch: Watched, pass: Pass) -> Rc<Self> {
         let aside = RefCell::default();
         let ending = RefCell::default();
+        let heard_ms = Cell::new(0);
         let (answered, reader_ended) = (Signal::new(), Event::new());
-        Rc::new(Self { shard, attachment, wire, watch, aside, ending, answered, reader_ended })
+        Rc::new(Self { shard, attachment, wire, watch, _pass: pass, aside, ending, heard_ms, answered, reader_ended })
     }
 
     /// Sends something of the door's own, out of turn. False when the client has not read earlier ones.
@@ -125,30 +132,45 @@ impl<W: Wire> Link<W> {
         self.ending.borrow().is_some()
     }
 
-    /// Serves until the end. `first` is what was read behind the greeting, `opening` what is sent first.
-    pub(crate) async fn run<T: Transport>(self: Rc<Self>, transport: T, first: AlignedBuf, opening: Vec<u8>) {
+    /// Serves in tasks of its own until the end. `first` is what was read behind the greeting, `opening` what is sent first.
+    pub(crate) fn start<T: Transport>(self: Rc<Self>, transport: T, first: AlignedBuf, opening: Vec<u8>) {
         let (input, output) = transport.halves();
-        let _ended_whatever_happens = EndOnDrop(Rc::clone(&self));
         self.watch.expect(&self.shard, self.idle_ms(), Refusal::Idle);
-        let reader = Rc::clone(&self);
-        drop(runtime::spawn(async move {
-            let reading = AssertUnwindSafe(reader.listen(input, first)).catch_unwind();
-            if reading.await.is_err() {
+        let quiet = Rc::new(Cell::new(None));
+        if first.is_empty() {
+            quiet.set(Some(input));
+        } else {
+            self.read_on(input, first, &quiet);
+        }
+        spawn_connection(Door::TcpSync, self.speak(output, opening, quiet));
+    }
+
+    /// Starts a reader, which leaves its side in `quiet` when nothing comes any more.
+    fn read_on<I: Input>(self: &Rc<Self>, input: I, first: AlignedBuf, quiet: &Rc<Cell<Option<I>>>) {
+        let (link, ended, quiet) = (Rc::clone(self), Rc::clone(self), Rc::clone(quiet));
+        let reading = AssertUnwindSafe(async move { link.listen(input, first).await }).catch_unwind();
+        drop(runtime::spawn(reading.map(move |left| match left {
+            Ok(Some(input)) => {
+                quiet.set(Some(input));
+                ended.watch.nudge.raise();
+            }
+            Ok(None) => ended.reader_ended.set(),
+            Err(_) => {
                 count_refusal(Door::TcpSync, Refusal::Panic);
                 tracing::error!("a sync connection's reader panicked; the connection is closed");
-                reader.end(Ending::Because(Fault::new(Code::Internal, "something went wrong on our side")));
+                ended.end(Ending::Because(Fault::new(Code::Internal, "something went wrong on our side")));
+                ended.reader_ended.set();
             }
-            reader.reader_ended.set();
-        }));
-        self.speak(output, opening).await;
+        })));
     }
 
     fn idle_ms(&self) -> u64 {
         self.shard.plan.config.limits.sync_idle_timeout_ms
     }
 
-    async fn listen<I: Input>(&self, mut input: I, mut buffer: AlignedBuf) {
-        let mut pace = Pace::new(self.shard.now_ms());
+    /// Submits what arrives until the end of the stream, or gives its side back when nothing has come for a while.
+    async fn listen<I: Input>(&self, mut input: I, mut buffer: AlignedBuf) -> Option<I> {
+        let mut pace = Pace::new(self.heard_ms.get());
         loop {
             if !self.is_deaf() {
                 match self.submit(&mut buffer).await {
@@ -160,12 +182,20 @@ impl<W: Wire> Link<W> {
                 buffer.clear();
             }
             runtime::budget::spend().await;
+            if pace.quiet && buffer.is_empty() {
+                self.heard_ms.set(pace.last_ms);
+                return Some(input);
+            }
             match self.refill(&mut input, buffer, &mut pace).await {
-                Ok((0, _)) => return self.end(Ending::Done),
+                Ok((0, _)) => {
+                    self.end(Ending::Done);
+                    return None;
+                }
                 Ok((_, filled)) => buffer = filled,
                 Err(problem) => {
                     tracing::debug!(%problem, "sync connection broke");
-                    return self.end(Ending::Gone);
+                    self.end(Ending::Gone);
+                    return None;
                 }
             }
         }
@@ -191,10 +221,6 @@ impl<W: Wire> Link<W> {
         mut buffer: AlignedBuf,
         pace: &mut Pace,
     ) -> io::Result<(usize, AlignedBuf)> {
-        if pace.quiet && buffer.is_empty() {
-            buffer = AlignedBuf::new(buffer.align());
-            input.readable().await?;
-        }
         let room = if pace.much { READ_BYTES_LARGE } else { READ_BYTES_SMALL };
         let needed = self.wire.needs(buffer.as_slice()).max(room).max(buffer.len() + 1);
         if buffer.is_empty() && buffer.capacity() > 2 * needed {
@@ -212,13 +238,16 @@ impl<W: Wire> Link<W> {
         Ok((read, buffer))
     }
 
-    async fn speak<O: Output>(&self, mut output: O, mut out: Vec<u8>) {
+    async fn speak<I: Input, O: Output>(self: Rc<Self>, mut output: O, mut out: Vec<u8>, quiet: Rc<Cell<Option<I>>>) {
+        let _ended_whatever_happens = EndOnDrop(Rc::clone(&self));
+        let mut readable = pin!(Fuse::terminated());
         let mut batch = Vec::new();
         let mut last = false;
         loop {
             if !out.is_empty() {
                 self.watch.writing(&self.shard, self.shard.plan.config.limits.write_timeout_ms);
-                let (written, back) = output.write_all(out).await;
+                // Boxed, so that those who only wait need no room for it.
+                let (written, back) = Box::pin(output.write_all(out)).await;
                 self.watch.written();
                 if written.is_err() {
                     return;
@@ -229,16 +258,26 @@ impl<W: Wire> Link<W> {
                     out = Vec::new();
                 }
             }
+            if let Some(input) = quiet.take() {
+                readable.set(until_readable(input).fuse());
+                (out, batch) = (Vec::new(), Vec::new());
+            }
             if last {
                 break;
             }
-            {
-                let next = std::pin::pin!(self.attachment.next(&mut batch));
-                let nudged = std::pin::pin!(self.watch.nudge.raised());
-                select(next, nudged).await;
+            let arrived = {
+                let next = pin!(self.attachment.next(&mut batch));
+                let nudged = pin!(self.watch.nudge.raised());
+                match select(select(next, nudged), readable.as_mut()).await {
+                    Either::Left(_) => None,
+                    Either::Right((input, _)) => Some(input),
+                }
+            };
+            if let Some(input) = arrived {
+                self.read_on(input, AlignedBuf::new(ALIGNMENT_BYTES), &quiet);
             }
             self.attachment.try_next(&mut batch);
-            let closing = self.wire.encode(self, &mut batch, &mut out);
+            let closing = self.wire.encode(&self, &mut batch, &mut out);
             batch.clear();
             self.answered.raise();
             out.append(&mut self.aside.borrow_mut());
@@ -253,7 +292,11 @@ impl<W: Wire> Link<W> {
         self.end(Ending::Done);
         output.finish().await;
         self.watch.expect(&self.shard, LINGER_MS, Refusal::Idle);
-        self.reader_ended.wait().await;
+        let ended = self.reader_ended.wait();
+        if let Either::Right((input, _)) = select(ended, readable).await {
+            self.read_on(input, AlignedBuf::new(ALIGNMENT_BYTES), &quiet);
+            self.reader_ended.wait().await;
+        }
     }
 
     /// Whether it is time to go. Everything that was taken in is answered first, except when the engine itself closes.
@@ -285,6 +328,12 @@ impl<W: Wire> Link<W> {
     }
 }
 
+/// Waits, without a buffer, until a read would not block. A broken socket is found by that read.
+async fn until_readable<I: Input>(mut input: I) -> I {
+    let _ = input.readable().await;
+    input
+}
+
 /// Ends the reader, whose native read must not be dropped, when the writer is gone for whatever reason.
 struct EndOnDrop<W: Wire>(Rc<Link<W>>);
 
@@ -305,8 +354,9 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(now_ms: u64) -> Self {
-        Self { last_ms: now_ms, quiet: true, much: false, small_reads: 0 }
+    /// For a reader that starts because something is there to be read.
+    fn new(last_ms: u64) -> Self {
+        Self { last_ms, quiet: false, much: false, small_reads: 0 }
     }
 
     fn note(&mut self, now_ms: u64, read: usize) {

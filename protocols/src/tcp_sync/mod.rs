@@ -145,7 +145,7 @@ pub(crate) async fn take_in(shard: Rc<Shard>) {
     }
 }
 
-/// Attaches a verified connection on this shard and serves it to its end.
+/// Attaches a verified connection on this shard and lets it live on in tasks of its own: what a greeting needed is given back.
 async fn serve<T: Transport>(
     shard: Rc<Shard>,
     watched: Watched,
@@ -181,15 +181,14 @@ async fn serve<T: Transport>(
                 // It fails only for a connection that is closing, which hears why.
                 let _ = attachment.request(seq, Ask::CatchUp(since));
             }
-            Link::new(shard, attachment, wire, watched.watch()).run(transport, buffer, opening).await;
+            Link::new(shard, attachment, wire, watched, pass).start(transport, buffer, opening);
         }
         Hail::Lines { device } => {
             lines::welcome(&grant, device.map(|_| welcome.last_seq.0), &mut opening);
             let wire = Lines::new(grant.user, welcome.window);
-            Link::new(shard, attachment, wire, watched.watch()).run(transport, buffer, opening).await;
+            Link::new(shard, attachment, wire, watched, pass).start(transport, buffer, opening);
         }
     }
-    drop((watched, pass));
 }
 
 async fn refuse<T: Transport>(shard: &Shard, watched: &Watched, transport: T, unwelcome: Unwelcome) {

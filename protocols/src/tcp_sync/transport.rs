@@ -9,7 +9,7 @@ use std::task::{Poll, ready};
 
 use runtime::buffer::AlignedBuf;
 use runtime::net::{PollStream, ReadHalf, TcpStream, WriteHalf};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use crate::stream::Rewind;
@@ -104,8 +104,12 @@ impl Transport for TlsSide {
 
 impl Input for TlsSide {
     async fn readable(&mut self) -> io::Result<()> {
-        // Decrypted bytes may be waiting inside rustls where the socket knows nothing of them: the read itself waits.
-        Ok(())
+        // Not the socket is asked but rustls: decrypted bytes may be waiting inside it.
+        std::future::poll_fn(|cx| {
+            let mut stream = self.stream.borrow_mut();
+            Pin::new(&mut *stream).poll_fill_buf(cx).map_ok(drop)
+        })
+        .await
     }
 
     async fn read(&mut self, mut buffer: AlignedBuf) -> (io::Result<usize>, AlignedBuf) {
