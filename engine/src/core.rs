@@ -205,8 +205,18 @@ impl Core {
         (!self.journal.is_empty(), self.outbox.iter().map(VecDeque::len).sum(), self.departures.len())
     }
 
+    /// Nobody says when a mailbox has room again, and this shard may have no further turn soon.
+    fn try_again_soon(&self) {
+        if !sabotaged(Sabotage::LateReplies) {
+            self.held_signal.raise();
+        }
+    }
+
     /// Tries again what waits for the store or for room in a mailbox. Returns whether anything still waits.
     pub(crate) fn try_again(&mut self) -> bool {
+        if sabotaged(Sabotage::LateReplies) {
+            return self.release_held();
+        }
         self.send_outbox();
         let held = self.release_held();
         held || !self.departures.is_empty() || self.outbox.iter().any(|waiting| !waiting.is_empty())
@@ -254,7 +264,7 @@ impl Core {
             true => {
                 if let Err(full) = self.mail.try_send(owner, request) {
                     self.departures.push_back((owner, full.message));
-                    self.held_signal.raise();
+                    self.try_again_soon();
                 }
             }
             false => self.departures.push_back((owner, request)),
@@ -373,8 +383,7 @@ impl Core {
             self.outbox[to].push_back(reply);
         } else if let Err(full) = self.mail.post(to, reply) {
             self.outbox[to].push_back(full.message);
-            // Nobody says when there is room again, and this shard may have no further turn soon.
-            self.held_signal.raise();
+            self.try_again_soon();
         }
     }
 

@@ -20,6 +20,8 @@ pub(crate) enum Sabotage {
     ForgottenRecovery,
     /// A user's stream begins anew with every load.
     RestartedStream,
+    /// Replies that found a mailbox full wait for the next turn.
+    LateReplies,
     /// An answer that waits for the store does not wait.
     DatabaseUnasked,
 }

@@ -135,7 +135,8 @@ fn the_same_seed_gives_the_same_trace() {
 
 /// Runs seeds until one of them notices the defect.
 fn is_noticed(defect: Sabotage) {
-    let found = (0..20).find_map(|index| attempt(seed_of(3, index), 8_000, Some(defect)).err());
+    let mut seeds = (0..20).map(|index| (seed_of(3, index), 8_000)).chain(kept_seeds());
+    let found = seeds.find_map(|(seed, steps)| attempt(seed, steps, Some(defect)).err());
     let what = found.unwrap_or_else(|| panic!("{defect:?} was never noticed"));
     let _ = writeln!(std::io::stderr().lock(), "{defect:?}: {}", what.lines().next().unwrap_or_default());
 }
@@ -149,6 +150,7 @@ fn every_planted_defect_is_noticed() {
         Sabotage::Echo,
         Sabotage::ForgottenRecovery,
         Sabotage::RestartedStream,
+        Sabotage::LateReplies,
         Sabotage::DatabaseUnasked,
     ] {
         is_noticed(defect);
