@@ -2,13 +2,16 @@
 //! that losses show. It talks only to addresses it was given or to a server it started itself, and it stops by itself.
 
 pub mod campaign;
+pub mod churn;
 pub mod connection;
 pub mod crowd;
 pub mod dial;
 pub mod drive;
+pub mod floor;
 pub mod http;
 pub mod idle;
 pub mod ledger;
+pub mod peers;
 pub mod person;
 pub mod process;
 pub mod profile;

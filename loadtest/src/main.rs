@@ -34,6 +34,12 @@ enum Command {
     Kill(KillArgs),
     /// Measures what a signed-in user who does nothing costs in memory
     Idle(commands::IdleArgs),
+    /// Lets users come, read on and leave at a steady rate, and watches what grows
+    Churn(commands::ChurnArgs),
+    /// Measures the server and something else in turns
+    Compare(Box<commands::CompareArgs>),
+    /// Answers the same frames after nothing but a group commit; `sync --target floor` starts it
+    Floor(commands::FloorArgs),
 }
 
 #[derive(Args, Clone)]
@@ -114,6 +120,9 @@ fn main() -> ExitCode {
             Command::Verify(args) => verify_ledger(args).await,
             Command::Kill(args) => kill(args).await,
             Command::Idle(args) => commands::idle(args).await,
+            Command::Churn(args) => commands::churn(args).await,
+            Command::Compare(args) => commands::compare(*args).await,
+            Command::Floor(args) => commands::floor(args).await,
         }
     };
     match tokio::task::LocalSet::new().block_on(&runtime, work) {

@@ -133,13 +133,19 @@ pub struct Drain {
 }
 
 impl Report {
+    /// CPU of the whole process per update, less the threads that execute SQL; 0 when it is not known.
+    pub fn cpu_us_per_update_without_sql(&self) -> f64 {
+        let threads = self.threads.iter().flatten();
+        let cpu_ns: u64 = threads.filter(|(name, _)| *name != threads::SQL_GROUP).map(|(_, spent)| spent.cpu_ns).sum();
+        cpu_ns as f64 / 1e3 / self.acknowledged.max(1) as f64
+    }
+
     /// CPU per update by group of threads, and without the execution of SQL.
     fn thread_rows(&self) -> Vec<(String, String)> {
         let Some(threads) = &self.threads else { return Vec::new() };
         let each = |cpu_ns: u64| cpu_ns as f64 / 1e3 / self.acknowledged.max(1) as f64;
-        let without_sql = threads.iter().filter(|(name, _)| *name != threads::SQL_GROUP);
-        let sum = without_sql.map(|(_, spent)| spent.cpu_ns).sum();
-        let first = ("CPU/update without SQL".to_owned(), format!("{:.3} us", each(sum)));
+        let without_sql = format!("{:.3} us", self.cpu_us_per_update_without_sql());
+        let first = ("CPU/update without SQL".to_owned(), without_sql);
         let busy = threads.iter().filter(|(_, spent)| each(spent.cpu_ns) >= 0.001);
         let rows = busy.map(|(name, spent)| {
             let waited = format!("{:.3} us, {:.3} us waiting for a CPU", each(spent.cpu_ns), each(spent.waited_ns));

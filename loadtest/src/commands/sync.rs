@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use loadtest::drive::{self, Measured, Mode, Plan, Shared};
 use loadtest::ledger::Writer;
+use loadtest::peers::{self, Peer};
 use loadtest::profile::Profile;
 use loadtest::report::{Drain, Latency, Machine, Report, ServerCost};
 use loadtest::server::Server;
@@ -15,6 +16,7 @@ use loadtest::timeline::{self, Recorder};
 use loadtest::tokens::Tokens;
 use loadtest::workload::Distribution;
 
+use super::floor::{self, Running};
 use crate::{Failure, OwnServer};
 
 /// How often the server is asked how it is.
@@ -25,6 +27,18 @@ pub(crate) struct SyncArgs {
     /// A profile: updates, updates-thin, burst, steady, latency, or a file; what is given here beside it wins
     #[arg(long)]
     pub(crate) profile: Option<String>,
+    /// What gets the rows: the server, or something that it is compared with
+    #[arg(long, value_enum, default_value_t = Target::Mangahub)]
+    pub(crate) target: Target,
+    /// Connections to a peer
+    #[arg(long, default_value_t = 8)]
+    peer_connections: usize,
+    /// Rows without an answer on each connection to a peer
+    #[arg(long, default_value_t = 2_000)]
+    peer_pipeline: usize,
+    /// Bytes of a row sent to a peer: what a progress record takes in the journal
+    #[arg(long, default_value_t = 140)]
+    row_bytes: usize,
     /// The TCP sync door of a running server; without it a server is started
     #[arg(long, requires = "tokens")]
     address: Option<SocketAddr>,
@@ -95,6 +109,21 @@ pub(crate) struct SyncArgs {
     json: Option<PathBuf>,
 }
 
+/// What gets the rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Target {
+    /// The server.
+    Mangahub,
+    /// `XADD` into a Redis with `appendfsync always`, started privately.
+    Redis,
+    /// A NATS JetStream file stream with `sync_interval: always`, started privately.
+    Nats,
+    /// The same frames after nothing but a group commit of the same sizes.
+    Floor,
+    /// The same frames answered at once.
+    Echo,
+}
+
 impl SyncArgs {
     fn profile(&self) -> Result<Profile, Failure> {
         Ok(self.profile.as_deref().map(Profile::load).transpose()?.unwrap_or_default())
@@ -161,6 +190,24 @@ pub(crate) async fn sync(args: SyncArgs) -> Result<String, Failure> {
 pub(crate) async fn measure(args: &SyncArgs) -> Result<Report, Failure> {
     let profile = args.profile()?;
     let plan = args.plan(&profile)?;
+    let peer = match args.target {
+        Target::Mangahub | Target::Floor | Target::Echo => None,
+        Target::Redis => Some(Peer::Redis),
+        Target::Nats => Some(Peer::Nats),
+    };
+    if let Some(peer) = peer {
+        let (connections, pipeline, row_bytes) = (args.peer_connections, args.peer_pipeline, args.row_bytes);
+        let (warm_up, measure) = (plan.warm_up, plan.measure);
+        let plan = peers::Plan { peer, connections, pipeline, row_bytes, streams: 16, warm_up, measure };
+        return Ok(peers::run(&plan).await?);
+    }
+    if matches!(args.target, Target::Floor | Target::Echo) {
+        let running = Running::start(args.target == Target::Echo)?;
+        let tokens = floor::tokens(plan.users, plan.series);
+        let measured =
+            drive::run(running.address, Some(running.pid()), &tokens, Shared::new(plan, None, false)).await?;
+        return report(&measured, BTreeMap::new());
+    }
     let ledger = args.ledger.as_deref().map(Writer::create).transpose()?;
     let mut limits_raised = BTreeMap::new();
     // The folder outlives the server: fields drop in order.
@@ -187,9 +234,12 @@ pub(crate) async fn measure(args: &SyncArgs) -> Result<Report, Failure> {
         _ => None,
     };
     let timeline = recorder.map(Recorder::finish).unwrap_or_default();
-    let report = Report { drain, timeline, ..report(&measured, limits_raised)? };
-    if let Some((server, _folder)) = own {
-        server.stop()?;
+    let mut report = Report { drain, timeline, ..report(&measured, limits_raised)? };
+    if let Some((server, _folder)) = own
+        && let Err(problem) = server.stop()
+    {
+        // What was measured stands; how it stopped is said beside it.
+        report.errors.insert(format!("stop: {problem}"), 1);
     }
     Ok(report)
 }
