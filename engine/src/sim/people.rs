@@ -17,7 +17,7 @@ use crate::fanout::WireForm;
 use crate::fault::Fault;
 use crate::grants::Grant;
 use crate::message::Work;
-use crate::request::{Acked, Done, SetProgress, View};
+use crate::request::{Acked, Done, SetProgress};
 use crate::{Command, Extra};
 
 /// A call by a door without a connection.
@@ -376,18 +376,12 @@ impl World {
             Ok(false) => return Err(format!("answered without work: {work:?}: {heard:?}")),
             Err(what) => return Err(format!("{work:?}: {what}")),
         }
-        let client = &mut self.clients[client];
-        match (&work, &heard) {
-            (_, Heard::Done(Done::Progress(acked))) => {
-                client.learn(acked.state.manga, acked.state.key, acked.state.deleted);
-            }
-            (Work::Command(Command::SetProgress(update)), Heard::Fault(fault)) => {
-                if let Extra::Conflict(conflict) = &fault.extra {
-                    client.confirm = conflict.token.map(|token| (update.manga, token));
-                }
-            }
-            (_, Heard::View(View::Progress(Some(state)))) => client.learn(state.manga, state.key, false),
-            _ => {}
+        // The live view learns nothing here: this answer came by another way and may be read late, when what it shows has
+        // been deleted and forgotten. The connection hears of every change that a call made.
+        if let (Work::Command(Command::SetProgress(update)), Heard::Fault(fault)) = (&work, &heard)
+            && let Extra::Conflict(conflict) = &fault.extra
+        {
+            self.clients[client].confirm = conflict.token.map(|token| (update.manga, token));
         }
         Ok(())
     }
