@@ -6,11 +6,13 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::shell::Error;
 use hdrhistogram::Histogram;
 use proto::Chapter;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::connection::{Connection, Queue};
@@ -283,15 +285,15 @@ async fn settle(shared: &Shared) {
     }
 }
 
-/// Gives every update its due moment and hands it to the connection that was picked, a millisecond's worth at a time.
+/// Gives every update its due moment and hands it to the connection that was picked, a tick's worth at a time.
 async fn schedule(rate: f64, queues: Vec<Rc<Queue>>, shared: Rc<Shared>) {
     let picker = Picker::new(shared.plan.distribution, queues.len());
     let mut random = Random::new(shared.plan.seed ^ 0x5eed);
     let began = shared.now_us();
     let mut handed = 0u64;
-    let mut tick = tokio::time::interval(Duration::from_millis(1));
+    let Ok(tick) = Ticker::start() else { return shared.count_error("no_ticker") };
     while shared.sending.get() {
-        tick.tick().await;
+        tick.next.notified().await;
         let now = shared.now_us() - began;
         let due = (now as f64 * rate / 1e6) as u64;
         while handed < due {
@@ -299,6 +301,30 @@ async fn schedule(rate: f64, queues: Vec<Rc<Queue>>, shared: Rc<Shared>) {
             queues[picker.pick(&mut random)].push(moment, 1);
             handed += 1;
         }
+    }
+}
+
+/// How often an open loop looks what is due. The runtime's own timers are a millisecond coarse, which would be most of what is
+/// measured at low rates.
+const TICK: Duration = Duration::from_micros(100);
+
+/// A thread that ticks until it is dropped.
+struct Ticker {
+    next: Arc<Notify>,
+}
+
+impl Ticker {
+    fn start() -> std::io::Result<Self> {
+        let next = Arc::new(Notify::new());
+        let tick = Arc::downgrade(&next);
+        std::thread::Builder::new().name("ticker".into()).spawn(move || {
+            while let Some(next) = tick.upgrade() {
+                next.notify_one();
+                drop(next);
+                std::thread::sleep(TICK);
+            }
+        })?;
+        Ok(Self { next })
     }
 }
 

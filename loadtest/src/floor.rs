@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use proto::frame::{
     Ack, Bye, Caps, ClientFrame, FRAME_BYTES_MAX, KindCap, List, Preamble, Receiver, ResumeToken, State, Welcome,
 };
-use proto::{MergeKey, SessionId, UserId};
+use proto::{Chapter, MangaId, MergeKey, NodeId, SessionId, UserId, Version};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
@@ -188,8 +188,8 @@ impl Waiting {
         let mut out = Vec::with_capacity(128);
         let ack = Ack {
             up_to_seq: self.up_to_seq,
-            manga: proto::MangaId(0),
-            key: MergeKey::default(),
+            manga: MangaId(1),
+            key: MergeKey { generation: Version(1), chapter: Chapter::ZERO, version: Version(2), node: NodeId(1) },
             page: None,
             status: None,
             already: false,

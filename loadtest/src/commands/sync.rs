@@ -33,9 +33,10 @@ pub(crate) struct SyncArgs {
     /// Connections to a peer
     #[arg(long, default_value_t = 8)]
     peer_connections: usize,
-    /// Rows without an answer on each connection to a peer
-    #[arg(long, default_value_t = 2_000)]
-    peer_pipeline: usize,
+    /// Rows without an answer on each connection to a peer [default: 2000; for NATS 1000, since JetStream drops what is beyond
+    /// 10,000 in all without a word]
+    #[arg(long)]
+    peer_pipeline: Option<usize>,
     /// Bytes of a row sent to a peer: what a progress record takes in the journal
     #[arg(long, default_value_t = 140)]
     row_bytes: usize,
@@ -196,7 +197,8 @@ pub(crate) async fn measure(args: &SyncArgs) -> Result<Report, Failure> {
         Target::Nats => Some(Peer::Nats),
     };
     if let Some(peer) = peer {
-        let (connections, pipeline, row_bytes) = (args.peer_connections, args.peer_pipeline, args.row_bytes);
+        let (connections, row_bytes) = (args.peer_connections, args.row_bytes);
+        let pipeline = args.peer_pipeline.unwrap_or(if peer == Peer::Nats { 1_000 } else { 2_000 });
         let (warm_up, measure) = (plan.warm_up, plan.measure);
         let plan = peers::Plan { peer, connections, pipeline, row_bytes, streams: 16, warm_up, measure };
         return Ok(peers::run(&plan).await?);
