@@ -85,7 +85,9 @@ impl Operations {
         metrics::counter!("mangahub_journal_record_bytes_total").absolute(journal.record_bytes);
         metrics::gauge!("mangahub_journal_segments").set(journal.segments as f64);
         metrics::gauge!("mangahub_journal_last_write_us").set(journal.last_write_us as f64);
-        metrics::gauge!("mangahub_store_lag_records").set(reading.lag_records as f64);
+        // From the journal's end, because the writer does not count what it left in the segments.
+        let lag_records = journal.end.0.saturating_sub(reading.reached.0).max(reading.lag_records);
+        metrics::gauge!("mangahub_store_lag_records").set(lag_records as f64);
         metrics::gauge!("mangahub_store_lag_ms").set(reading.lag_ms as f64);
         metrics::counter!("mangahub_store_rows_total").absolute(reading.rows);
         metrics::counter!("mangahub_store_batches_total").absolute(reading.batches);
