@@ -132,7 +132,7 @@ mod tests {
         let mut publisher = Publisher { at: 0, next: 0, row_bytes: 8, subjects: 1 };
         let mut out = Vec::new();
         let bytes = b"PING\r\nMSG acks.0 1 25\r\n{\"stream\":\"ROWS\",\"seq\":1}\r\nMSG acks.0 1 25\r\n{\"str";
-        assert_eq!(publisher.answers(bytes, &mut out), Ok((bytes.len() - 23, 1)));
+        assert_eq!(publisher.answers(bytes, &mut out), Ok((bytes.len() - 22, 1)));
         assert_eq!(out, b"PONG\r\n");
         let refusal = b"MSG acks.0 1 13\r\n{\"error\":{}}x\r\n";
         assert!(publisher.answers(refusal, &mut out).is_err());
