@@ -145,10 +145,12 @@ impl Running {
     /// Blocks until the engine has stopped. An error means that it stopped because it could not keep its promise (a failed
     /// journal write, a panic in a shard): the process must exit non-zero.
     pub fn wait(self) -> Result<(), StartError> {
+        let began = Instant::now();
         self.fleet.join();
         self.upkeep.stop();
         let healthy = self.operations.close_journal();
-        let patience = self.shared.config.limits.drain.min(Duration::from_secs(5));
+        // What the connections left of the time to stop; what the store does not get in it, it gets at the next start.
+        let patience = self.shared.config.limits.drain.saturating_sub(began.elapsed()).max(Duration::from_secs(1));
         if !self.writer.stop(patience) {
             tracing::warn!("the store lacks records; they are in the journal and follow with the next start");
         }

@@ -169,6 +169,10 @@ impl Worker {
         if self.pending.is_empty() {
             return Ended::Done;
         }
+        // However far behind it is: the journal has the rest.
+        if self.stats.is_time_up() {
+            return Ended::GivenUp;
+        }
         let ended = self.delivery.deliver(&self.pending);
         let reached = self.delivery.cursors();
         for lane in crate::lane::Lane::all() {

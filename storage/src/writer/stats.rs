@@ -130,10 +130,15 @@ impl WriterStats {
         }
     }
 
-    /// From then on the writer gives up instead of waiting for the store.
+    /// From then on the writer gives up, between two batches or while it waits for the store.
     pub(super) fn stop_at(&self, when: Instant) {
         self.lock().stop_at = Some(when);
         self.changed.notify_all();
+    }
+
+    /// Whether the time to give up has come.
+    pub(super) fn is_time_up(&self) -> bool {
+        self.lock().stop_at.is_some_and(|stop_at| stop_at <= Instant::now())
     }
 
     /// Sleeps, unless it is time to give up: true then.

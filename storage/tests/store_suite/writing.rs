@@ -194,6 +194,22 @@ pub(crate) fn a_store_that_was_away_gets_everything<B: Backend>(mut backend: B) 
     assert!(writer.stop(PATIENCE));
 }
 
+pub(crate) fn a_stop_does_not_wait_for_a_backlog(backend: impl Backend) {
+    let store = backend.store();
+    let user = add_user(&store, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let mut running = Running::start(&folder, &store);
+    let records: Vec<Record> = (1..=500).map(|at| Record::Progress(progress(user, at as i64, at, 100, 1))).collect();
+    let last = records.iter().map(|record| running.write(record)).max().unwrap();
+    assert!(running.journal.close());
+    // A transaction for each record: five hundred flushes are never over before the next line asks it to stop.
+    let config = WriterConfig { batch_rows_max: 1, ..WriterConfig::default() };
+    let writer =
+        writer::start(running.feed.take().unwrap(), store, running.id, running.cursors.clone(), config).unwrap();
+    assert!(!writer.stop(Duration::ZERO), "the rest is left to the journal");
+    assert!(running.cursors.snapshot().lowest() < last);
+}
+
 pub(crate) fn draining_a_closed_journal_stores_what_was_left(mut backend: impl Backend) {
     let store = backend.store();
     let user = add_user(&store, 1);
