@@ -10,8 +10,8 @@ use storage::store::{ParkedRecord, StoreError};
 use crate::admin::{Refusal, Request};
 use crate::catalogue::{self, Summary};
 
-/// Users that one seed may make; more would hold one store transaction for too long.
-const SEED_USERS_MAX: u32 = 100_000;
+/// Users that one request may make: their tokens have to fit the answer.
+const SEED_USERS_MAX: u32 = 50_000;
 
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {

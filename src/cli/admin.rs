@@ -17,6 +17,8 @@ use crate::config::Config;
 
 /// Longer than any password may be.
 const PASSWORD_BYTES_MAX: u64 = 4_096;
+/// Users asked for at a time: about 18 MB of tokens, of the 64 MiB that an answer may have.
+const SEED_PART_USERS: u32 = 20_000;
 
 /// Makes an administrator's account.
 pub(super) fn create(config: &Config, create: CreateAdmin, output: Output) -> Result<Exit, Failure> {
@@ -37,8 +39,10 @@ pub(super) fn promote(config: &Config, identifier: String, output: Output) -> Re
 
 /// Makes users for a load run, and writes their tokens.
 pub(super) fn seed(config: &Config, seed: &Seed, output: Output) -> Result<Exit, Failure> {
-    let request = Request::Seed { users: seed.users, series: seed.series, token_ttl_s: seed.ttl };
-    let answer = once(config, request)?;
+    let mut operator = Operator::reach(config)?;
+    let answer = seed_in_parts(&mut operator, seed);
+    operator.finish()?;
+    let answer = answer?;
     write_private(&seed.tokens, &answer)
         .map_err(|error| Failure::new(Exit::Failed, format!("cannot write {}: {error}", seed.tokens.display())))?;
     let counts = |name: &str| answer.get(name).and_then(Value::as_array).map_or(0, Vec::len);
@@ -58,6 +62,23 @@ pub(super) fn stats(config: &Config, output: Output) -> Result<Exit, Failure> {
             .collect()
     });
     Ok(Exit::Done)
+}
+
+/// Asks for the users a part at a time, so that no answer outgrows what the admin socket carries.
+fn seed_in_parts(operator: &mut Operator, seed: &Seed) -> Result<Value, Failure> {
+    let mut whole = json!({"users": [], "series": []});
+    let mut made = 0;
+    while made < seed.users.max(1) {
+        // At least one request, so that the server is the one to refuse a count of 0.
+        let users = (seed.users - made).min(SEED_PART_USERS);
+        let mut part = operator.ask(Request::Seed { users, series: seed.series, token_ttl_s: seed.ttl })?;
+        if let (Value::Array(all), Value::Array(more)) = (&mut whole["users"], part["users"].take()) {
+            all.extend(more);
+        }
+        whole["series"] = part["series"].take();
+        made = made.saturating_add(SEED_PART_USERS);
+    }
+    Ok(whole)
 }
 
 fn once(config: &Config, request: Request) -> Result<Value, Failure> {
