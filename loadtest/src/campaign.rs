@@ -13,7 +13,7 @@ use proto::{Code, DeviceId, UserId};
 use tokio::task::JoinHandle;
 
 use crate::connection::{Connection, Pending};
-use crate::drive::{self, Mode, Plan, Shared};
+use crate::drive::{self, Mode, Plan, Request, Shared};
 use crate::http;
 use crate::ledger::{Entry, Expectations, Source};
 use crate::reader;
@@ -170,6 +170,9 @@ pub async fn run(mut launch: Launch, campaign: &Campaign) -> Result<Outcome, Fai
         connections_max: 0,
         watched_per_mille: 0,
         changes_per_s: 0.0,
+        request: Request::Update,
+        deliveries: false,
+        stages: false,
         mode: Mode::Closed { window: campaign.window },
         distribution: Distribution::Uniform,
         seed: campaign.seed,

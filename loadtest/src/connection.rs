@@ -14,8 +14,9 @@ use proto::{Chapter, Code, DeviceId, DeviceSeq, MangaId, MergeKey, UserId};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use crate::deliveries::Audience;
 use crate::dial::dial;
-use crate::drive::{Mode, Shared, next_chapter};
+use crate::drive::{Mode, Request, Shared, next_chapter};
 use crate::ledger::{Entry, Source};
 use crate::person;
 use crate::reader;
@@ -69,17 +70,30 @@ pub struct Connection {
     random: Random,
     queue: Rc<Queue>,
     answered: Vec<Pending>,
+    /// Questions without an answer: their sequences, and when they were due.
+    asked: VecDeque<(u64, u64)>,
     /// Updates of an earlier connection that were never answered: sent again first, unchanged.
     resend: VecDeque<Pending>,
     window_max: usize,
     /// Which of the tokens' users it is.
     place: usize,
+    /// Its user's devices, and which of them it is, when their deliveries are followed.
+    audience: Option<(Rc<Audience>, usize)>,
 }
 
 impl Connection {
     /// Says which of the tokens' users it is, for those who take turns.
     pub fn at_place(self, place: usize) -> Self {
         Self { place, ..self }
+    }
+
+    /// Follows what it hears of as device number `device` of its user.
+    pub fn in_audience(self, audience: Option<&Rc<Audience>>, device: usize) -> Self {
+        let audience = audience.map(|audience| (Rc::clone(audience), device));
+        if let Some((audience, device)) = &audience {
+            audience.writes(*device, &self.series);
+        }
+        Self { audience, ..self }
     }
 
     /// Connects device number `index` of a user and learns where the user stands.
@@ -113,9 +127,11 @@ impl Connection {
             random: Random::new(u64::from_le_bytes(seed)),
             queue: Rc::default(),
             answered: Vec::new(),
+            asked: VecDeque::new(),
             resend: VecDeque::new(),
             window_max: usize::MAX,
             place: 0,
+            audience: None,
         })
     }
 
@@ -156,15 +172,14 @@ impl Connection {
                 Ok(()) => {}
                 Err(lost) => break lost,
             }
-            if self.queue.leaving.get() && self.protocol.unanswered().len() == 0 {
+            if self.queue.leaving.get() && self.in_flight() == 0 {
                 match self.make_room().await {
                     Ok(next) => self = next,
                     Err(lost) => break lost,
                 }
             }
         };
-        let unanswered = self.protocol.unanswered().len() as u64;
-        self.shared.answered(unanswered);
+        self.shared.answered(self.in_flight() as u64);
         self.shared.count_error(match &lost {
             Error::Closed { code, .. } => code.map_or("closed", Code::as_str),
             Error::Io(_) | Error::Cut => "connection_lost",
@@ -212,10 +227,9 @@ impl Connection {
         match self.shared.plan.mode {
             Mode::Closed { window } => {
                 let now = self.shared.now_us();
-                let in_flight = self.protocol.unanswered().len();
                 let window = window.min(self.window_max);
-                let more = window.saturating_sub(in_flight).min(self.protocol.credit());
-                (0..more).for_each(|_| self.update(now));
+                let more = window.saturating_sub(self.in_flight()).min(self.protocol.credit());
+                (0..more).for_each(|_| self.request(now));
             }
             Mode::Open { .. } | Mode::Shared { .. } => {
                 let queue = Rc::clone(&self.queue);
@@ -223,8 +237,25 @@ impl Connection {
                 while self.protocol.credit() > 0
                     && let Some(moment) = due.pop_front()
                 {
-                    self.update(moment);
+                    self.request(moment);
                 }
+            }
+        }
+    }
+
+    /// Sent and not answered.
+    fn in_flight(&self) -> usize {
+        self.protocol.unanswered().len() + self.asked.len()
+    }
+
+    fn request(&mut self, due_us: u64) {
+        match self.shared.plan.request {
+            Request::Update => self.update(due_us),
+            Request::State => {
+                let series = self.shared.series.pick(&mut self.random).min(self.series.len() - 1);
+                let seq = self.protocol.get(Some(self.series[series].0));
+                self.asked.push_back((seq, due_us));
+                self.shared.in_flight.set(self.shared.in_flight.get() + 1);
             }
         }
     }
@@ -244,6 +275,9 @@ impl Connection {
         self.device_seq = self.device_seq.max(pending.device_seq.0);
         let series = &mut self.series[pending.series as usize];
         series.1 = series.1.max(pending.chapter);
+        if let Some((audience, _)) = &self.audience {
+            audience.sent(series.0, pending.chapter, pending.due_us);
+        }
         let update = SetProgress {
             manga: series.0,
             device_seq: Some(pending.device_seq),
@@ -306,6 +340,9 @@ impl Connection {
                         let key =
                             if last { shown } else { MergeKey { chapter: pending.chapter, ..MergeKey::default() } };
                         let manga = self.series[pending.series as usize].0;
+                        if let Some((audience, _)) = &self.audience {
+                            audience.acknowledged(manga, pending.chapter, now);
+                        }
                         self.shared.remember(&Entry { user: self.user, manga, key, source: Source::Acknowledged });
                     }
                 }
@@ -315,7 +352,22 @@ impl Connection {
                         self.shared.announced.set(self.shared.announced.get() + 1);
                     }
                     let (manga, key) = (entry.manga, entry.key);
+                    if let Some((audience, device)) = &self.audience
+                        && let Some(delivery) = audience.heard(*device, manga, key.chapter, now)
+                        && measuring
+                    {
+                        self.shared.delivered(delivery);
+                    }
                     self.shared.remember(&Entry { user: self.user, manga, key, source: Source::Announced });
+                }
+                Event::State { seq, state } if state.last => {
+                    if let Some((_, due_us)) = self.asked.pop_front_if(|(asked, _)| *asked == seq) {
+                        self.shared.answered(1);
+                        if measuring {
+                            self.shared.acknowledged.set(self.shared.acknowledged.get() + 1);
+                            self.shared.latency.borrow_mut().saturating_record(now.saturating_sub(due_us));
+                        }
+                    }
                 }
                 Event::Bye(bye) => return Err(bye.into()),
                 _ => {}

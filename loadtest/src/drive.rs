@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,9 +18,11 @@ use tokio::task::JoinHandle;
 
 use crate::connection::{Connection, Queue};
 use crate::crowd::{self, Crowd, Pool};
+use crate::deliveries::{Audience, Delivery};
 use crate::ledger::{Entry, Expectations, Writer};
 use crate::person;
 use crate::process::{self, Usage};
+use crate::stages::{Recorded, Sampling};
 use crate::threads;
 use crate::tokens::Tokens;
 use crate::workload::{Distribution, Picker, Random};
@@ -47,6 +50,16 @@ pub enum Mode {
     },
 }
 
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Updates, answered when they are durable.
+    Update,
+    /// Questions where a series stands, for which nothing is written. Their answers count as updates' do.
+    State,
+}
+
 /// One run of the sync plane.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Plan {
@@ -67,6 +80,12 @@ pub struct Plan {
     /// When updates are sent.
     #[serde(flatten)]
     pub mode: Mode,
+    /// What is sent.
+    pub request: Request,
+    /// Whether every device's part in the announcements is followed.
+    pub deliveries: bool,
+    /// Whether the server is sampled, to tell where its CPU time goes.
+    pub stages: bool,
     /// How picks are spread over users (open loop) and series.
     pub distribution: Distribution,
     /// The seed of every pick.
@@ -98,6 +117,10 @@ pub struct Shared {
     pub acknowledged: Cell<u64>,
     /// Announced while measuring.
     pub announced: Cell<u64>,
+    /// Who must hear of what, by user, when that is followed.
+    pub audiences: RefCell<Vec<Rc<Audience>>>,
+    /// Time to each delivery: from when the update was due, and from the first sign that it was durable.
+    pub delays: RefCell<[Histogram<u64>; 2]>,
     /// Time to acknowledgement.
     pub latency: RefCell<Histogram<u64>>,
     /// Refusals and failures, by kind.
@@ -128,7 +151,9 @@ impl Shared {
             in_flight: Cell::new(0),
             acknowledged: Cell::new(0),
             announced: Cell::new(0),
-            latency: RefCell::new(Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are constant")),
+            audiences: RefCell::default(),
+            delays: RefCell::new([histogram(), histogram()]),
+            latency: RefCell::new(histogram()),
             errors: RefCell::default(),
             ledger: RefCell::new(ledger),
             expectations: RefCell::new(remember.then(Expectations::default)),
@@ -163,6 +188,18 @@ impl Shared {
         }
     }
 
+    /// A device heard of an update.
+    pub fn delivered(&self, delivery: Delivery) {
+        let mut delays = self.delays.borrow_mut();
+        delays[0].saturating_record(delivery.since_due_us);
+        delays[1].saturating_record(delivery.since_durable_us);
+    }
+
+    /// Devices that have not heard of the last state of a series, added up over users and series.
+    pub fn missing(&self) -> usize {
+        self.audiences.borrow().iter().map(|audience| audience.missing()).sum()
+    }
+
     /// Writes down what the server said.
     pub fn remember(&self, entry: &Entry) {
         if let Some(expectations) = self.expectations.borrow_mut().as_mut() {
@@ -175,6 +212,11 @@ impl Shared {
     }
 }
 
+/// Microseconds, up to ten minutes.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are constant")
+}
+
 /// What a run gave.
 pub struct Measured {
     /// What was counted.
@@ -185,6 +227,8 @@ pub struct Measured {
     pub server: Option<(Usage, Usage)>,
     /// The server's CPU time in that time, by thread.
     pub threads: Option<threads::Groups>,
+    /// What was sampled of the server, when that was asked for.
+    pub recorded: Option<Recorded>,
     /// CPU time of this process in that time.
     pub client_cpu_us: u64,
 }
@@ -199,10 +243,13 @@ pub async fn connect(server: SocketAddr, tokens: &Tokens, shared: &Rc<Shared>) -
     let mut connections = Vec::with_capacity(places * plan.devices);
     for (at, seeded) in tokens.users.iter().take(places).enumerate() {
         let is_watched = at * plan.watched_per_mille % 1_000 < plan.watched_per_mille;
-        for device in 0..plan.devices + usize::from(is_watched) {
+        let devices = plan.devices + usize::from(is_watched);
+        let audience = plan.deliveries.then(|| Rc::new(Audience::new(devices)));
+        shared.audiences.borrow_mut().extend(audience.clone());
+        for device in 0..devices {
             let id = *person::device(seeded, device).as_bytes();
             let connection = Connection::open(server, seeded, &tokens.series, device, id, shared).await?;
-            connections.push(connection.at_place(at));
+            connections.push(connection.at_place(at).in_audience(audience.as_ref(), device));
         }
         let due = plan.ramp.mul_f64((at + 1) as f64 / places as f64);
         tokio::time::sleep_until((shared.origin + due).into()).await;
@@ -233,12 +280,15 @@ pub async fn run(
     let read_threads = || server_pid.map(threads::groups).transpose().map_err(Error::Io);
     let (server_before, threads_before) = (read_server()?, read_threads()?);
     let (client_before, began) = (process::own_cpu_us(), Instant::now());
+    let sampled = server_pid.filter(|_| shared.plan.stages);
+    let sampling = sampled.map(Sampling::start).transpose().map_err(io::Error::other)?;
     shared.measuring.set(true);
     tokio::time::sleep(shared.plan.measure).await;
     shared.measuring.set(false);
     let elapsed = began.elapsed();
     let client_cpu_us = process::own_cpu_us() - client_before;
     let (server_after, threads_after) = (read_server()?, read_threads()?);
+    let recorded = sampling.map(Sampling::stop).transpose().map_err(io::Error::other)?;
     shared.sending.set(false);
     helpers.iter().for_each(JoinHandle::abort);
     settle(&shared).await;
@@ -249,7 +299,7 @@ pub async fn run(
         ledger.flush().map_err(Error::Io)?;
     }
     let threads = threads_before.zip(threads_after).map(|(before, after)| threads::between(&before, &after));
-    Ok(Measured { server: server_before.zip(server_after), threads, shared, elapsed, client_cpu_us })
+    Ok(Measured { server: server_before.zip(server_after), threads, shared, elapsed, recorded, client_cpu_us })
 }
 
 /// Starts what keeps the load up beside the connections themselves.
@@ -274,7 +324,8 @@ fn begin(shared: &Rc<Shared>, queues: Vec<Rc<Queue>>) -> Vec<JoinHandle<()>> {
     helpers
 }
 
-/// Waits for the answers that are still due, at most 10 s; what is missing then is an error of its own kind.
+/// Waits for the answers that are still due and the announcements that were owed, at most 10 s; what is missing then is an
+/// error of its own kind.
 async fn settle(shared: &Shared) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while shared.in_flight.get() > 0 && Instant::now() < deadline {
@@ -282,6 +333,9 @@ async fn settle(shared: &Shared) {
     }
     for _ in 0..shared.in_flight.get() {
         shared.count_error("unanswered");
+    }
+    while shared.missing() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

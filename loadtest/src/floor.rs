@@ -36,20 +36,17 @@ struct Commit {
     records: usize,
 }
 
-/// Serves until the process is killed; prints its address first. With `durable` false nothing is written and every frame is
-/// answered at once: the bare echo.
-pub async fn serve(folder: &Path, durable: bool) -> io::Result<()> {
+/// Serves until the process is killed; prints its address first.
+pub async fn serve(folder: &Path) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let floor = Rc::new(Floor {
         gate: RefCell::default(),
         turn: Notify::new(),
-        commits: durable.then(|| writer(folder)).transpose()?,
+        commits: RefCell::new(Some(writer(folder)?)),
         done: RefCell::new(None),
     });
     announce(listener.local_addr()?)?;
-    if durable {
-        tokio::task::spawn_local(Rc::clone(&floor).commit());
-    }
+    tokio::task::spawn_local(Rc::clone(&floor).commit());
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
@@ -67,7 +64,7 @@ fn announce(address: SocketAddr) -> io::Result<()> {
 type Writing = (mpsc::Sender<Commit>, tokio::sync::mpsc::UnboundedReceiver<io::Result<()>>);
 
 /// The writing thread: one O_DIRECT|O_DSYNC write per commit, over blocks that were written before.
-fn writer(folder: &Path) -> io::Result<RefCell<Option<Writing>>> {
+fn writer(folder: &Path) -> io::Result<Writing> {
     let path = folder.join("floor.bin");
     let zeros = vec![0_u8; 1 << 20];
     let plain = OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
@@ -96,7 +93,7 @@ fn writer(folder: &Path) -> io::Result<RefCell<Option<Writing>>> {
             }
         }
     })?;
-    Ok(RefCell::new(Some((ask, told))))
+    Ok((ask, told))
 }
 
 /// Answers that wait for the disk.
@@ -113,14 +110,14 @@ struct Client {
 struct Floor {
     gate: RefCell<VecDeque<Waiting>>,
     turn: Notify,
-    commits: Option<RefCell<Option<Writing>>>,
+    commits: RefCell<Option<Writing>>,
     done: RefCell<Option<io::Error>>,
 }
 
 impl Floor {
     /// Whatever has gathered while the last write was under way is the next commit.
     async fn commit(self: Rc<Self>) {
-        let writing = self.commits.as_ref().and_then(|commits| commits.borrow_mut().take());
+        let writing = self.commits.borrow_mut().take();
         let Some((ask, mut told)) = writing else { return };
         loop {
             let gathered = std::mem::take(&mut *self.gate.borrow_mut());
@@ -163,12 +160,8 @@ impl Floor {
             }
             if let Some((up_to_seq, updates)) = up_to {
                 let waiting = Waiting { client: Rc::clone(&client), up_to_seq, updates };
-                if self.commits.is_some() {
-                    self.gate.borrow_mut().push_back(waiting);
-                    self.turn.notify_one();
-                } else {
-                    waiting.answer().await;
-                }
+                self.gate.borrow_mut().push_back(waiting);
+                self.turn.notify_one();
             }
             if read.readable().await.is_err() {
                 return;

@@ -15,6 +15,10 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("burst", include_str!("../profiles/burst.toml")),
     ("steady", include_str!("../profiles/steady.toml")),
     ("latency", include_str!("../profiles/latency.toml")),
+    ("fanout", include_str!("../profiles/fanout.toml")),
+    ("fanout-1", include_str!("../profiles/fanout-1.toml")),
+    ("fanout-10", include_str!("../profiles/fanout-10.toml")),
+    ("fanout-100", include_str!("../profiles/fanout-100.toml")),
 ];
 
 /// One profile. What it leaves open is the command line's, or a default.
@@ -45,6 +49,8 @@ pub struct Profile {
     pub burst: Option<usize>,
     /// Open loop: updates per second.
     pub rate: Option<f64>,
+    /// Whether every device's part in the announcements is followed.
+    pub deliveries: Option<bool>,
     /// How picks are spread.
     pub distribution: Option<Distribution>,
     /// Seconds of load that are not measured.

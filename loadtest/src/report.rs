@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::stages::Stage;
 use crate::threads::{self, Groups};
 use crate::timeline::Moment;
 
@@ -107,12 +108,16 @@ pub struct Report {
     pub announced: u64,
     /// Time to acknowledgement.
     pub latency: Latency,
+    /// What came of the announcements, when every device's part in them was followed.
+    pub deliveries: Option<Deliveries>,
     /// Refusals and failures by kind, whole run.
     pub errors: BTreeMap<String, u64>,
     /// What the server used; absent when its pid is not known.
     pub server: Option<ServerCost>,
     /// The server's CPU time by thread.
     pub threads: Option<Groups>,
+    /// Where that time went, when the server was sampled.
+    pub stages: Vec<Stage>,
     /// Connections that gave their place to another user, whole run.
     pub changes: u64,
     /// Records that the store still lacked when sending ended, and the seconds until it had them.
@@ -121,6 +126,25 @@ pub struct Report {
     pub timeline: Vec<Moment>,
     /// CPU time of the harness in the measured time.
     pub client_cpu_us: u64,
+}
+
+/// What came of the announcements in the measured time.
+#[derive(Clone, Debug, Serialize)]
+pub struct Deliveries {
+    /// Announcements that reached a device.
+    pub delivered: u64,
+    /// Of them per second.
+    pub delivered_per_s: f64,
+    /// Per second of the server's CPU time.
+    pub delivered_per_core_s: Option<f64>,
+    /// CPU of the server for each, the updates' own share included.
+    pub cpu_us_per_delivery: Option<f64>,
+    /// Time from the moment the update was due (open loop) or sent to the moment that the device had read of it.
+    pub since_due: Latency,
+    /// The same from the first sign that it was durable: its answer was read, or another device had read of it.
+    pub since_durable: Latency,
+    /// Devices that had not heard of the last state of a series 10 s after the end, added up over the series.
+    pub missing: usize,
 }
 
 /// How the store caught up after a burst.
@@ -132,11 +156,35 @@ pub struct Drain {
     pub seconds: Option<f64>,
 }
 
+impl Deliveries {
+    fn rows(&self) -> Vec<(String, String)> {
+        let mut rows = vec![("deliveries/s".to_owned(), format!("{:.0}", self.delivered_per_s))];
+        if let (Some(each), Some(per_core)) = (self.cpu_us_per_delivery, self.delivered_per_core_s) {
+            rows.push(("deliveries/s per core".into(), format!("{per_core:.0}")));
+            rows.push(("server CPU/delivery".into(), format!("{each:.3} us")));
+        }
+        for (name, delay) in [("from sent", &self.since_due), ("from durable", &self.since_durable)] {
+            let text = format!("p50 {} us, p99 {} us, max {} us", delay.p50_us, delay.p99_us, delay.max_us);
+            rows.push((format!("delivered, {name}"), text));
+        }
+        rows.push(("last states missing".into(), self.missing.to_string()));
+        rows
+    }
+}
+
 impl Report {
     /// CPU of the whole process per update, less the threads that execute SQL; 0 when it is not known.
     pub fn cpu_us_per_update_without_sql(&self) -> f64 {
         let threads = self.threads.iter().flatten();
         let cpu_ns: u64 = threads.filter(|(name, _)| *name != threads::SQL_GROUP).map(|(_, spent)| spent.cpu_ns).sum();
+        cpu_ns as f64 / 1e3 / self.acknowledged.max(1) as f64
+    }
+
+    /// CPU of some groups of threads per update; 0 when it is not known.
+    pub fn cpu_us_per_update_of(&self, groups: &[&str]) -> f64 {
+        let threads = self.threads.iter().flatten();
+        let cpu_ns: u64 =
+            threads.filter(|(name, _)| groups.contains(&name.as_str())).map(|(_, spent)| spent.cpu_ns).sum();
         cpu_ns as f64 / 1e3 / self.acknowledged.max(1) as f64
     }
 
@@ -152,6 +200,18 @@ impl Report {
             (format!("  {name}"), waited)
         });
         [first].into_iter().chain(rows).collect()
+    }
+
+    /// CPU per update by stage, and what the least telling stages are made of.
+    fn stage_rows(&self) -> Vec<(String, String)> {
+        let mut rows = Vec::new();
+        for stage in &self.stages {
+            let value = format!("{:.3} us {:5.1} %", stage.us_per_update, stage.per_cent);
+            rows.push((format!("stage {}", stage.name), value));
+            let mostly = stage.mostly.iter().map(|(function, per_cent)| format!("{per_cent:.1} % {function}"));
+            rows.extend(mostly.map(|function| (String::new(), format!("  {function}"))));
+        }
+        rows
     }
 
     /// A table of aligned rows.
@@ -170,6 +230,9 @@ impl Report {
             ("max", latency.max_us),
         ];
         rows.extend(points.map(|(name, us)| (format!("ack {name}"), format!("{us} us"))));
+        if let Some(deliveries) = &self.deliveries {
+            rows.extend(deliveries.rows());
+        }
         match &self.server {
             Some(server) => rows.extend([
                 ("server CPU/update".into(), format!("{:.2} us", server.cpu_us_per_update)),
@@ -182,6 +245,7 @@ impl Report {
         if self.server.is_some() {
             rows.extend(self.thread_rows());
         }
+        rows.extend(self.stage_rows());
         if let Some(drain) = self.drain {
             let seconds = drain.seconds.map_or("not in time".to_owned(), |seconds| format!("{seconds:.1} s"));
             rows.push(("store caught up".into(), format!("{} records in {seconds}", drain.records)));

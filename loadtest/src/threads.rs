@@ -68,7 +68,7 @@ pub fn between(before: &Groups, after: &Groups) -> Groups {
 }
 
 /// Threads that are numbered do the same work: `shard-0` and `shard-1` are `shard`.
-fn group_of(name: &str) -> &str {
+pub fn group_of(name: &str) -> &str {
     name.trim_end_matches(|letter: char| letter.is_ascii_digit()).trim_end_matches(['-', '_', ' '])
 }
 

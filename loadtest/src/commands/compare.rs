@@ -31,6 +31,8 @@ const FIGURES: &[Figure] = &[
     ("p99.9 us", |report| report.latency.p99_9_us as f64),
     ("server CPU us/update", |report| report.server.as_ref().map_or(0.0, |server| server.cpu_us_per_update)),
     ("  without SQL", Report::cpu_us_per_update_without_sql),
+    ("  shards and journal", |report| report.cpu_us_per_update_of(&["shard", "journal"])),
+    ("  shards", |report| report.cpu_us_per_update_of(&["shard"])),
 ];
 
 pub(crate) async fn compare(args: CompareArgs) -> Result<String, Failure> {

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use loadtest::drive::{self, Measured, Mode, Plan, Shared};
+use loadtest::drive::{self, Measured, Mode, Plan, Request, Shared};
 use loadtest::ledger::Writer;
 use loadtest::peers::{self, Peer};
 use loadtest::profile::Profile;
-use loadtest::report::{Drain, Latency, Machine, Report, ServerCost};
+use loadtest::report::{Deliveries, Drain, Latency, Machine, Report, ServerCost};
 use loadtest::server::Server;
+use loadtest::stages::{self, Recorded};
 use loadtest::timeline::{self, Recorder};
 use loadtest::tokens::Tokens;
 use loadtest::workload::Distribution;
@@ -24,7 +25,8 @@ const READ_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Args, Clone)]
 pub(crate) struct SyncArgs {
-    /// A profile: updates, updates-thin, burst, steady, latency, or a file; what is given here beside it wins
+    /// A profile: updates, updates-thin, burst, steady, latency, fanout, fanout-1, fanout-10, fanout-100, or a file; what is
+    /// given here beside it wins
     #[arg(long)]
     pub(crate) profile: Option<String>,
     /// What gets the rows: the server, or something that it is compared with
@@ -84,6 +86,12 @@ pub(crate) struct SyncArgs {
     /// Open loop: updates per second over all connections
     #[arg(long)]
     pub(crate) rate: Option<f64>,
+    /// Follows every announcement: how long after the answer each device has it, and whether each has heard of the last state
+    #[arg(long)]
+    deliveries: bool,
+    /// Samples the server with perf and shows where the CPU time of an update goes
+    #[arg(long)]
+    stages: bool,
     /// How picks are spread [default: uniform]
     #[arg(long, value_enum)]
     distribution: Option<Distribution>,
@@ -119,9 +127,11 @@ pub(crate) enum Target {
     Redis,
     /// A NATS JetStream file stream with `sync_interval: always`, started privately.
     Nats,
+    /// The server, asked where a series stands instead: an answer that nothing is written for.
+    State,
     /// The same frames after nothing but a group commit of the same sizes.
     Floor,
-    /// The same frames answered at once.
+    /// The same frames answered at once by a bare echo on the server's runtime.
     Echo,
 }
 
@@ -143,6 +153,9 @@ impl SyncArgs {
             watched_per_mille: self.watched_per_mille.or(profile.watched_per_mille).unwrap_or(0),
             changes_per_s: self.changes_per_s.or(profile.changes_per_s).unwrap_or(0.0),
             mode: self.mode(profile),
+            request: if self.target == Target::State { Request::State } else { Request::Update },
+            deliveries: self.deliveries || profile.deliveries.unwrap_or(false),
+            stages: self.stages,
             distribution: self.distribution.or(profile.distribution).unwrap_or(Distribution::Uniform),
             seed: self.seed,
             ramp: seconds(self.ramp, "ramp")?,
@@ -159,6 +172,11 @@ impl SyncArgs {
         };
         if !is_load || plan.users == 0 || !plan.changes_per_s.is_finite() {
             return Err("rate, users, window and burst must be above 0, and in-flight at least a burst".into());
+        }
+        if plan.deliveries && (plan.changes_per_s > 0.0 || plan.connections_max > 0) {
+            return Err(
+                "deliveries cannot be followed where users take turns: leave connections-max and changes out".into()
+            );
         }
         Ok(plan)
     }
@@ -184,15 +202,23 @@ pub(crate) async fn sync(args: SyncArgs) -> Result<String, Failure> {
     if let Some(file) = &args.json {
         std::fs::write(file, serde_json::to_vec_pretty(&report)?)?;
     }
-    Ok(report.table())
+    match &report.deliveries {
+        Some(deliveries) if deliveries.missing > 0 => {
+            Err(format!("{} last states did not reach a device:\n{}", deliveries.missing, report.table()).into())
+        }
+        _ => Ok(report.table()),
+    }
 }
 
 /// One run.
 pub(crate) async fn measure(args: &SyncArgs) -> Result<Report, Failure> {
     let profile = args.profile()?;
     let plan = args.plan(&profile)?;
+    if plan.stages {
+        stages::check()?;
+    }
     let peer = match args.target {
-        Target::Mangahub | Target::Floor | Target::Echo => None,
+        Target::Mangahub | Target::State | Target::Floor | Target::Echo => None,
         Target::Redis => Some(Peer::Redis),
         Target::Nats => Some(Peer::Nats),
     };
@@ -204,7 +230,10 @@ pub(crate) async fn measure(args: &SyncArgs) -> Result<Report, Failure> {
         return Ok(peers::run(&plan).await?);
     }
     if matches!(args.target, Target::Floor | Target::Echo) {
-        let running = Running::start(args.target == Target::Echo)?;
+        let running = match args.target {
+            Target::Echo => Running::echo(&args.own.server_cpus)?,
+            _ => Running::floor()?,
+        };
         let tokens = floor::tokens(plan.users, plan.series);
         let measured =
             drive::run(running.address, Some(running.pid()), &tokens, Shared::new(plan, None, false)).await?;
@@ -273,6 +302,10 @@ fn report(measured: &Measured, limits_raised: BTreeMap<String, String>) -> Resul
         let cpu_us_per_update = cpu_us as f64 / acknowledged.max(1) as f64;
         ServerCost { cpu_us, cpu_us_per_update, rss_bytes: after.rss_bytes, descriptors: after.descriptors }
     });
+    let samples = measured.recorded.as_ref().map(Recorded::attribute).transpose()?;
+    let cpu_ns: u64 = measured.threads.iter().flatten().map(|(_, spent)| spent.cpu_ns).sum();
+    let cpu_us_per_update = cpu_ns as f64 / 1e3 / acknowledged.max(1) as f64;
+    let deliveries = shared.plan.deliveries.then(|| deliveries(measured, server.as_ref())).transpose()?;
     Ok(Report {
         run: serde_json::to_value(&shared.plan)?,
         limits_raised,
@@ -282,12 +315,34 @@ fn report(measured: &Measured, limits_raised: BTreeMap<String, String>) -> Resul
         acknowledged_per_s: acknowledged as f64 / elapsed_s,
         announced: shared.announced.get(),
         latency,
+        deliveries,
         errors,
         server,
         threads: measured.threads.clone(),
+        stages: samples.map(|samples| samples.table(cpu_us_per_update)).unwrap_or_default(),
         changes: shared.changes.get(),
         drain: None,
         timeline: Vec::new(),
         client_cpu_us: measured.client_cpu_us,
+    })
+}
+
+fn deliveries(measured: &Measured, server: Option<&ServerCost>) -> Result<Deliveries, Failure> {
+    let shared = &measured.shared;
+    let delivered = shared.announced.get();
+    let cpu_us = server.map(|server| server.cpu_us as f64).filter(|cpu_us| *cpu_us > 0.0);
+    let (errors, delays) = (shared.errors.borrow(), shared.delays.borrow());
+    let latency = |histogram| {
+        let nothing = |_| format!("nothing was announced: are there devices that do not write? errors: {errors:?}");
+        Latency::of(histogram).map_err(nothing)
+    };
+    Ok(Deliveries {
+        delivered,
+        delivered_per_s: delivered as f64 / measured.elapsed.as_secs_f64(),
+        delivered_per_core_s: cpu_us.map(|cpu_us| delivered as f64 / cpu_us * 1e6),
+        cpu_us_per_delivery: cpu_us.map(|cpu_us| cpu_us / delivered.max(1) as f64),
+        since_due: latency(&delays[0])?,
+        since_durable: latency(&delays[1])?,
+        missing: shared.missing(),
     })
 }

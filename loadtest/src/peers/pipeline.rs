@@ -79,6 +79,7 @@ pub(super) async fn drive<D: Dialect>(
         acknowledged_per_s: acknowledged as f64 / measured_s,
         announced: 0,
         latency: Latency::of(&counts.latency.borrow())?,
+        deliveries: None,
         errors: BTreeMap::new(),
         server: Some(ServerCost {
             cpu_us,
@@ -87,6 +88,7 @@ pub(super) async fn drive<D: Dialect>(
             descriptors: after.descriptors,
         }),
         threads: Some(threads::between(&threads_before, &threads_after)),
+        stages: Vec::new(),
         changes: 0,
         drain: None,
         timeline: Vec::new(),
