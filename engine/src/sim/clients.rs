@@ -79,8 +79,12 @@ impl Client {
         }
     }
 
-    /// Takes in a state.
+    /// Takes in a state, unless a newer one was known: an answer that waited for the database may be older than an announcement
+    /// that overtook it, and must not outlive the snapshot that knows neither (docs/protocol.md, catching up).
     pub(crate) fn learn(&mut self, manga: MangaId, key: MergeKey, deleted: bool) {
+        if self.view.get(&manga).is_some_and(|known| known.0 > key) {
+            return;
+        }
         let meanwhile = self.live.iter_mut().flat_map(|live| live.meanwhile.values_mut());
         for view in meanwhile.chain([&mut self.view]) {
             let known = view.entry(manga).or_insert((key, deleted));
