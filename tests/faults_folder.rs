@@ -163,6 +163,8 @@ fn a_store_older_than_the_journal_alone_is_brought_up_to_date_by_it() {
 fn a_journal_older_than_the_store_is_refused_and_the_store_can_be_adopted() {
     let lives = TwoLives::live();
     lives.go_back("journal");
+    is_refused(&lives.launch, &["the journal ends at", "noted to have reached", "db adopt"]);
+    fs::remove_file(lives.launch.data_dir().join("journal-end")).unwrap();
     is_refused(&lives.launch, &["the journal ends at", "older than the store", "db adopt"]);
     lives.goes_on_adopted_at(5);
 }
@@ -174,6 +176,8 @@ fn the_journal_of_another_folder_is_refused() {
     replace(&lives.launch.data_dir().join("journal"), &other.data_dir().join("journal"));
     is_refused(&lives.launch, &["belongs to journal", "bring the right one back", "db adopt"]);
     fs::remove_file(lives.launch.data_dir().join("checkpoint")).unwrap();
+    is_refused(&lives.launch, &["belongs to journal", "bring the right one back", "db adopt"]);
+    fs::remove_file(lives.launch.data_dir().join("journal-end")).unwrap();
     is_refused(&lives.launch, &["belongs to store", "db drain", "db adopt"]);
     lives.goes_on_adopted_at(5);
 }
@@ -196,8 +200,10 @@ fn a_missing_journal_is_refused_with_and_without_a_checkpoint() {
         fs::remove_file(entry.unwrap().path()).unwrap();
     }
     is_refused(&lives.launch, &["is not in", "db adopt"]);
-    fs::remove_file(lives.launch.data_dir().join("checkpoint")).unwrap();
-    is_refused(&lives.launch, &["is not in", "db adopt"]);
+    for known_from in ["checkpoint", "journal-end"] {
+        fs::remove_file(lives.launch.data_dir().join(known_from)).unwrap();
+        is_refused(&lives.launch, &["is not in", "db adopt"]);
+    }
     lives.goes_on_adopted_at(5);
 }
 

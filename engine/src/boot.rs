@@ -3,6 +3,7 @@
 
 use futures_executor::block_on;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -19,7 +20,7 @@ use runtime::{Fleet, ShardContext};
 use rustc_hash::FxHashMap;
 use storage::checkpoint::Checkpoint;
 use storage::folder::DataFolder;
-use storage::journal::{self, Cursors, Listener, Lsn, ShardJournal};
+use storage::journal::{self, Cursors, EndNote, Listener, Lsn, ShardJournal};
 use storage::store::{SharedStore, SqliteConfig, SqliteStore};
 use storage::writer::{self, Writer, WriterConfig};
 
@@ -94,6 +95,8 @@ pub struct Facts {
     pub store: String,
     /// The journal: how it writes, in words; loud on a volatile file system.
     pub journal: String,
+    /// Where a journal that did not fit was set aside, when the store was adopted.
+    pub journal_aside: Option<PathBuf>,
     /// Records replayed at boot.
     pub replayed: u64,
     /// Series in the catalogue.
@@ -195,7 +198,7 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
     let wakes: Vec<Wakes> = (0..shards).map(|_| Wakes::default()).collect();
     let logged = open_journal(&config, &folder, &store, &wakes, &seams)?;
     let catalogue = load_catalogue(&config, &store)?;
-    let Logged { journal, shard_journals, feed, cursors, journal_id, recovered, words, revoked } = logged;
+    let Logged { journal, shard_journals, feed, cursors, journal_id, recovered, words, aside, revoked } = logged;
     let writer = writer::start(feed, Arc::clone(&store), journal_id, cursors.clone(), WriterConfig::default())
         .map_err(|error| StartError::Store(error.to_string()))?;
     let operations = Arc::new(Operations::new(journal, journal_id, writer.stats(), recovered.high_water));
@@ -209,6 +212,7 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
         },
         store: format!("{} at {}", store.kind(), folder.sqlite().display()),
         journal: words,
+        journal_aside: aside,
         replayed: recovered.replayed,
         series: catalogue.len(),
     };
@@ -237,6 +241,7 @@ struct Logged {
     journal_id: journal::JournalId,
     recovered: Recovered,
     words: String,
+    aside: Option<PathBuf>,
     /// Grants that the last run knew to be revoked.
     revoked: Vec<(proto::GrantId, u64)>,
 }
@@ -259,18 +264,30 @@ fn open_journal(
         tracing::warn!(%error, "the checkpoint is not used; the store has everything in it");
         None
     });
+    wanted.note_in = Some(folder.journal_end());
     if !config.adopt_store {
-        wanted.expected = checkpoint.as_ref().map(|checkpoint| checkpoint.journal);
+        wanted.noted = EndNote::load(&folder.journal_end()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the note of the journal's end cannot be read and is not used; it is written anew");
+            None
+        });
+        let known = checkpoint.as_ref().map(|checkpoint| checkpoint.journal);
+        wanted.expected = known.or(wanted.noted.map(|noted| noted.journal));
     }
     let known = checkpoint.as_ref().filter(|_| !config.adopt_store);
-    let opened = match open_and_replay(&wanted, folder, store, known) {
-        // Only a journal that does not fit goes: a store that is away for a moment has said nothing about it.
-        Err(error @ StartError::Journal(_)) if config.adopt_store => {
-            tracing::warn!(%error, "the journal is set aside; what the store has counts");
-            folder_aside(folder)?;
-            open_and_replay(&wanted, folder, store, None)?
+    let mut aside = None;
+    let opened = match open_and_replay(&wanted, folder, store, known, wakes.len()) {
+        Ok(opened) => opened,
+        Err(Refused::Unfit(error)) if config.adopt_store => {
+            let set_aside = folder_aside(folder)?;
+            tracing::warn!(%error, to = %set_aside.display(), "the journal is set aside; what the store has counts");
+            aside = Some(set_aside);
+            open_and_replay(&wanted, folder, store, None, wakes.len()).map_err(Refused::into_start_error)?
         }
-        opened => opened?,
+        // It may be a good one: a disk or a store that refuses for a moment has said nothing about it.
+        Err(Refused::Journal(error)) if config.adopt_store => {
+            return Err(StartError::Journal(format!("{error}. The journal stays where it is; nothing was adopted")));
+        }
+        Err(refused) => return Err(refused.into_start_error()),
     };
     let (opened, from, mut recovered) = opened;
     if !config.adopt_store {
@@ -291,7 +308,30 @@ fn open_journal(
         .journal
         .start(from, wakes.iter().map(listener).collect())
         .map_err(|error| StartError::Journal(error.to_string()))?;
-    Ok(Logged { journal, shard_journals, feed, cursors, journal_id, recovered, words, revoked })
+    Ok(Logged { journal, shard_journals, feed, cursors, journal_id, recovered, words, aside, revoked })
+}
+
+/// Why a journal was not taken.
+enum Refused {
+    /// It does not fit the store, or is damaged: what `db adopt` sets aside.
+    Unfit(String),
+    /// It could not be read now, or not by this server.
+    Journal(String),
+    /// It is not about the journal.
+    Other(StartError),
+}
+
+impl Refused {
+    fn journal(is_unfit: bool, error: &dyn std::error::Error) -> Self {
+        if is_unfit { Self::Unfit(error.to_string()) } else { Self::Journal(error.to_string()) }
+    }
+
+    fn into_start_error(self) -> StartError {
+        match self {
+            Self::Unfit(text) | Self::Journal(text) => StartError::Journal(text),
+            Self::Other(error) => error,
+        }
+    }
 }
 
 type Replayed = (journal::Opened, journal::LaneCursors, Recovered);
@@ -301,22 +341,32 @@ fn open_and_replay(
     folder: &DataFolder,
     store: &SharedStore,
     known: Option<&Checkpoint>,
-) -> Result<Replayed, StartError> {
-    let opened = journal::open(wanted.clone()).map_err(|error| StartError::Journal(error.to_string()))?;
+    shards: usize,
+) -> Result<Replayed, Refused> {
+    let began = Instant::now();
+    let opened = journal::open(wanted.clone()).map_err(|error| Refused::journal(error.is_unfit(), &error))?;
     let cursors = block_on(store.cursors(opened.recovery.journal_id()));
-    let cursors = cursors.map_err(|error| StartError::Store(error.to_string()))?;
+    let cursors = cursors.map_err(|error| Refused::Other(StartError::Store(error.to_string())))?;
     if let Some(known) = known {
-        fit::store_is_not_older(folder, store, &opened.recovery, &cursors, known)?;
+        fit::store_is_not_older(folder, store, &opened.recovery, &cursors, known).map_err(Refused::Other)?;
     }
-    let recovered = recovery::replay(&opened.recovery, &cursors, folder.node())?;
+    let checked = began.elapsed();
+    let recovered = recovery::replay(&opened.recovery, &cursors, folder.node(), shards)
+        .map_err(|error| Refused::journal(error.is_unfit(), &error))?;
+    if recovered.replayed > 0 {
+        let (check_ms, replay_ms) = (checked.as_millis() as u64, (began.elapsed() - checked).as_millis() as u64);
+        let (records, users) = (recovered.replayed, recovered.users.len());
+        tracing::info!(records, users, check_ms, replay_ms, "the journal was read back");
+    }
     Ok((opened, cursors, recovered))
 }
 
-/// Moves a journal that does not fit out of the way; nothing is ever deleted.
-fn folder_aside(folder: &DataFolder) -> Result<(), StartError> {
+/// Moves a journal that does not fit out of the way, and says where; nothing is ever deleted.
+fn folder_aside(folder: &DataFolder) -> Result<PathBuf, StartError> {
     let (from, to) = (folder.journal(), folder.path().join(format!("journal.aside-{}", folder.boot_epoch())));
     std::fs::rename(&from, &to)
-        .map_err(|error| StartError::Folder(format!("cannot move {} to {}: {error}", from.display(), to.display())))
+        .map_err(|error| StartError::Folder(format!("cannot move {} to {}: {error}", from.display(), to.display())))?;
+    Ok(to)
 }
 
 fn load_catalogue(config: &EngineConfig, store: &SharedStore) -> Result<Catalogue, StartError> {

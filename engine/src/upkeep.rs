@@ -92,6 +92,7 @@ impl Operations {
         metrics::counter!("mangahub_store_rows_total").absolute(reading.rows);
         metrics::counter!("mangahub_store_batches_total").absolute(reading.batches);
         metrics::counter!("mangahub_parked_records_total").absolute(reading.parked);
+        metrics::counter!("mangahub_store_writer_restarts_total").absolute(reading.restarts);
         metrics::counter!("mangahub_task_panics_total").absolute(runtime::task::panics_total());
         for lane in self.mesh.get().into_iter().flat_map(MeshStats::lanes) {
             let (from, to) = (lane.from.to_string(), lane.to.to_string());

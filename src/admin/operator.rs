@@ -1,6 +1,7 @@
 //! The way from the command line to a data folder: through the server that runs on it, or, when none does, by taking the
 //! folder's lock and running the engine here without doors. Either way recovery comes first and one code answers.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use engine::boot::{Running, StartError};
@@ -51,6 +52,14 @@ impl Operator {
         let doors: engine::boot::Doors =
             Arc::new(|_engine, context| Ok(Box::pin(async move { context.drain.draining().await })));
         Ok(Self::Here(Box::new(engine::boot::start(engine_config, Encoders::new(), doors)?)))
+    }
+
+    /// Where adopting the store has put a journal that did not fit.
+    pub(crate) fn journal_aside(&self) -> Option<PathBuf> {
+        match self {
+            Self::Server(_) => None,
+            Self::Here(running) => running.facts().journal_aside.clone(),
+        }
     }
 
     /// Asks and waits.

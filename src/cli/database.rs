@@ -97,8 +97,13 @@ fn adopt(config: &Config, yes: bool, output: Output) -> Result<Exit, Failure> {
         ));
     }
     // A running server has a store that fits; there is nothing to adopt.
-    Operator::here(config, true)?.finish()?;
-    print(output, &json!({"adopted": true}), || "the store is adopted; the server can start\n".to_owned());
+    let operator = Operator::here(config, true)?;
+    let aside = operator.journal_aside();
+    operator.finish()?;
+    print(output, &json!({"adopted": true, "journal_aside": aside}), || match &aside {
+        Some(path) => format!("the store is adopted; the journal did not fit and lies in {}\n", path.display()),
+        None => "the store is adopted, and the journal that was there goes on with it\n".to_owned(),
+    });
     Ok(Exit::Done)
 }
 

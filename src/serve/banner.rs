@@ -34,7 +34,8 @@ pub(crate) fn print(seen: &Seen<'_>, output: Output) {
 }
 
 fn as_json(seen: &Seen<'_>) -> serde_json::Value {
-    let Facts { shards, topology, backend, backend_reason, store, journal, replayed, series } = seen.facts;
+    let Facts { shards, topology, backend, backend_reason, store, journal, journal_aside: _, replayed, series } =
+        seen.facts;
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "http": seen.addresses.http,

@@ -122,6 +122,11 @@ impl DataFolder {
         self.path.join("journal")
     }
 
+    /// How far the journal had reached, noted outside it.
+    pub fn journal_end(&self) -> PathBuf {
+        self.path.join("journal-end")
+    }
+
     /// The embedded store's file.
     pub fn sqlite(&self) -> PathBuf {
         self.path.join("mangahub.db")

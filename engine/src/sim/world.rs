@@ -191,7 +191,7 @@ impl World {
         let opened = journal::open(wanted).map_err(|error| told(&error))?;
         let id = opened.recovery.journal_id();
         let from = block_on(self.shared_store.cursors(id)).map_err(|error| told(&error))?;
-        let recovered = recovery::replay(&opened.recovery, &from, NODE).map_err(|error| told(&error))?;
+        let recovered = recovery::replay(&opened.recovery, &from, NODE, 2).map_err(|error| told(&error))?;
         let wakes: Vec<Wakes> = (0..shards).map(|_| Wakes::default()).collect();
         let listener = |wakes: &Wakes| {
             let watermark = wakes.watermark.clone();

@@ -3,12 +3,17 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use proto::Version;
 
 use super::format::{SegmentHeader, SegmentStart};
 use super::scan::{SegmentScan, Tail, io_error, read_start};
-use super::{JournalConfig, JournalId, LaneCursors, Lsn, OpenError, ReplayError, StoreId};
+use super::{EndNote, JournalConfig, JournalId, LaneCursors, Lsn, OpenError, ReplayError, StoreId};
+
+/// Segments walked at once: past that the disk is what takes the time.
+const WALKERS_MAX: usize = 4;
 
 /// A segment on the disk that is written no more.
 #[derive(Clone, Debug)]
@@ -85,8 +90,9 @@ pub(super) fn read(config: &JournalConfig) -> Result<Option<Chain>, OpenError> {
         found.push((segment, path, start));
     }
     let spare = split_spare(&mut found)?;
+    let walked = walk_all(&found);
     let mut chain: Option<Chain> = None;
-    for (segment, path, start) in &found {
+    for ((segment, path, start), walked) in found.iter().zip(walked) {
         let header = match start {
             SegmentStart::Header(header) if header.segment == *segment => *header,
             SegmentStart::Header(_) => return Err(corrupt(path, 0, "a segment under another segment's name")),
@@ -95,25 +101,91 @@ pub(super) fn read(config: &JournalConfig) -> Result<Option<Chain>, OpenError> {
             SegmentStart::Newer(_) => unreachable!("read_start refuses newer formats"),
         };
         check_identity(config, chain.as_ref(), path, &header)?;
-        chain.get_or_insert_with(|| Chain::new(&header)).add(path, header)?;
+        chain.get_or_insert_with(|| Chain::new(&header)).add(path, header, walked)?;
     }
     // A segment is prepared only once the one before it has been begun.
     let due = chain.as_ref().map_or(1, |chain| chain.next_segment);
     if let Some((segment, path, _)) = spare.first().filter(|(segment, ..)| *segment > due) {
         return Err(OpenError::EndMissing { path: path.clone(), missing: segment - 1 });
     }
+    let reaches = spare.last().map_or(due - 1, |(segment, ..)| *segment);
+    if let (Some(chain), Some(noted)) = (&chain, config.noted) {
+        chain.check_end(&noted, reaches)?;
+    }
     for (segment, path, start) in spare {
         let bytes = std::fs::metadata(&path).map_err(io_error("look at", &path))?.len();
         match &mut chain {
-            Some(chain)
-                if segment == chain.next_segment && start == SegmentStart::Unused && bytes == config.segment_bytes =>
-            {
-                chain.unused = Some(path);
+            Some(chain) if segment == chain.next_segment => {
+                // Of another size, or with half a header: prepared anew in its place, which is never without a segment.
+                if start == SegmentStart::Unused && bytes == config.segment_bytes {
+                    chain.unused = Some(path);
+                }
             }
             _ => std::fs::remove_file(&path).map_err(io_error("remove", &path))?,
         }
     }
     Ok(chain)
+}
+
+/// What the commits of one segment say, checked against its header alone.
+struct Walked {
+    /// Its last record; one before its first when it has none.
+    last: Lsn,
+    /// The largest version noted in a commit.
+    version: Version,
+    /// Bytes of a torn last commit.
+    torn: Option<u64>,
+    end_offset: u64,
+    bytes: u64,
+}
+
+/// Walks the commits of every segment that has a header, several at a time: a start waits for this.
+fn walk_all(found: &[Found]) -> Vec<Option<Result<Walked, OpenError>>> {
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(WALKERS_MAX).min(found.len());
+    let next = AtomicUsize::new(0);
+    let walk_some = || {
+        let mut walked = Vec::new();
+        for at in std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed)).take_while(|at| *at < found.len()) {
+            if let (_, path, SegmentStart::Header(header)) = &found[at] {
+                walked.push((at, walk(path, header)));
+            }
+        }
+        walked
+    };
+    let mut all: Vec<_> = found.iter().map(|_| None).collect();
+    thread::scope(|scope| {
+        let walkers: Vec<_> = (1..threads).map(|_| scope.spawn(walk_some)).collect();
+        let own = walk_some();
+        let others = walkers.into_iter().flat_map(|walker| walker.join().expect("walking does not panic"));
+        own.into_iter().chain(others).for_each(|(at, walked)| all[at] = Some(walked));
+    });
+    all
+}
+
+fn walk(path: &Path, header: &SegmentHeader) -> Result<Walked, OpenError> {
+    let mut last = Lsn(header.first.0.saturating_sub(1));
+    let mut version = header.version;
+    let mut scan = SegmentScan::open(path, header)?;
+    loop {
+        let offset = scan.offset();
+        let Some((commit, _)) = scan.next()? else { break };
+        if commit.base != last.plus(1) {
+            let what = format!("a commit of record {}, where {} is the next one", commit.base, last.plus(1));
+            return Err(corrupt(path, offset, what));
+        }
+        last = commit.last();
+        version = version.max(commit.version);
+    }
+    let torn = match scan.tail()? {
+        Tail::Clean => None,
+        Tail::Torn(bytes) => Some(bytes),
+        Tail::Continued(intact) => {
+            let what = format!("a broken commit with an intact one after it, at byte {intact}");
+            return Err(corrupt(path, scan.offset(), what));
+        }
+    };
+    let bytes = std::fs::metadata(path).map_err(io_error("look at", path))?.len();
+    Ok(Walked { last, version, torn, end_offset: scan.offset(), bytes })
 }
 
 /// Splits off the last segments that were never begun. A header is durable before the first commit behind it, so a last
@@ -186,6 +258,15 @@ impl Chain {
         file.sync_all().map_err(io_error("flush", &last.path))
     }
 
+    /// Whether it still reaches as far as was noted elsewhere; `reaches` is its last segment, begun or prepared.
+    fn check_end(&self, noted: &EndNote, reaches: u64) -> Result<(), OpenError> {
+        if noted.journal != self.journal || (self.end >= noted.end && reaches >= noted.segment) {
+            return Ok(());
+        }
+        let EndNote { segment: noted_segment, end: noted_end, .. } = *noted;
+        Err(OpenError::EndOlder { end: self.end, segment: reaches, noted_end, noted_segment })
+    }
+
     /// Whether a store with these cursors can be fed from this journal.
     pub(super) fn check(&self, cursors: &LaneCursors) -> Result<(), ReplayError> {
         let (needed, first) = (cursors.lowest().plus(1), self.first());
@@ -212,8 +293,13 @@ impl Chain {
         Ok(segments)
     }
 
-    /// Walks a segment's commits and joins it to those before.
-    fn add(&mut self, path: &Path, header: SegmentHeader) -> Result<(), OpenError> {
+    /// Joins a segment that was walked to those before.
+    fn add(
+        &mut self,
+        path: &Path,
+        header: SegmentHeader,
+        walked: Option<Result<Walked, OpenError>>,
+    ) -> Result<(), OpenError> {
         let expected = self.end.plus(1);
         if header.first < expected {
             return Err(corrupt(path, 0, format!("a segment that begins at record {}, not {expected}", header.first)));
@@ -227,28 +313,9 @@ impl Chain {
                 None => OpenError::Hole { path: path.to_owned(), expected, found: header.first },
             });
         }
-        self.version = self.version.max(header.version);
-        let mut scan = SegmentScan::open(path, &header)?;
-        loop {
-            let offset = scan.offset();
-            let Some((commit, _)) = scan.next()? else { break };
-            if commit.base != self.end.plus(1) {
-                let what = format!("a commit of record {}, where {} is the next one", commit.base, self.end.plus(1));
-                return Err(corrupt(path, offset, what));
-            }
-            self.end = commit.last();
-            self.version = self.version.max(commit.version);
-        }
-        self.torn = match scan.tail()? {
-            Tail::Clean => None,
-            Tail::Torn(bytes) => Some(bytes),
-            Tail::Continued(intact) => {
-                let what = format!("a broken commit with an intact one after it, at byte {intact}");
-                return Err(corrupt(path, scan.offset(), what));
-            }
-        };
-        let bytes = std::fs::metadata(path).map_err(io_error("look at", path))?.len();
-        let end_offset = scan.offset();
+        let Walked { last, version, torn, end_offset, bytes } =
+            walked.unwrap_or_else(|| unreachable!("a segment with a header is walked"))?;
+        (self.end, self.version, self.torn) = (last, self.version.max(version), torn);
         self.segments.push_back(Sealed { path: path.to_owned(), header, last: self.end, end_offset, bytes });
         self.next_segment = header.segment + 1;
         Ok(())

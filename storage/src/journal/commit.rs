@@ -178,7 +178,7 @@ impl Committer {
         counters.commits.fetch_add(1, Ordering::Relaxed);
         counters.records.fetch_add(u64::from(count), Ordering::Relaxed);
         counters.record_bytes.fetch_add(u64::from(bytes), Ordering::Relaxed);
-        counters.end.store(self.next.0 - 1, Ordering::Relaxed);
+        counters.end.store(self.next.0 - 1, Ordering::Release);
         Ok(self.room.note_remaining(self.segment_bytes - self.active.offset))
     }
 

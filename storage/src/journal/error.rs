@@ -55,6 +55,22 @@ pub enum OpenError {
         /// The number of the one before it.
         missing: u64,
     },
+    /// It had been further than it is.
+    #[error(
+        "the journal ends at record {end} of segment {segment}, and it is noted to have reached record {noted_end} and segment \
+         {noted_segment}: it is an older copy, or segments of its end are missing. What was acknowledged since is not in it. \
+         Bring them back, or run `mangahub db adopt` to go on with what is here"
+    )]
+    EndOlder {
+        /// Its last record.
+        end: Lsn,
+        /// Its last segment.
+        segment: u64,
+        /// What was noted as its end.
+        noted_end: Lsn,
+        /// What was noted as its last segment.
+        noted_segment: u64,
+    },
     /// Written by a newer server.
     #[error("{path} has journal format {found}; this server reads up to {known}. Start the newer server again")]
     NewerFormat {
@@ -99,6 +115,24 @@ pub enum OpenError {
         /// The journal that the store or the checkpoint knows.
         expected: JournalId,
     },
+}
+
+impl OpenError {
+    /// Whether the journal itself is not what it should be, so that going on without what cannot be read is a way out. A disk
+    /// that refuses for the moment, and a journal of a newer server, say nothing of the kind.
+    pub fn is_unfit(&self) -> bool {
+        !matches!(self, Self::Io { .. } | Self::NewerFormat { .. })
+    }
+}
+
+impl ReplayError {
+    /// As [`OpenError::is_unfit`].
+    pub fn is_unfit(&self) -> bool {
+        match self {
+            Self::Behind { .. } | Self::Ahead { .. } => true,
+            Self::Segment(error) => error.is_unfit(),
+        }
+    }
 }
 
 /// Why records cannot be replayed from the given cursors.

@@ -221,6 +221,18 @@ impl CommitFeed {
         self.queue.lock().on_ready = Some(wake);
     }
 
+    /// Goes back to `next`, or forward: everything from there on is handed out again. Its segments must still be there, which
+    /// they are as long as some lane's published cursor is before it.
+    pub fn rewind(&mut self, next: Lsn) {
+        let mut state = self.queue.lock();
+        state.queue.clear();
+        state.rows = 0;
+        state.behind = next <= state.durable;
+        drop(state);
+        self.segments.close();
+        self.next = next;
+    }
+
     /// The next position that will be handed out.
     pub fn position(&self) -> Lsn {
         self.next

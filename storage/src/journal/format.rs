@@ -244,6 +244,15 @@ pub(super) fn record_parts(bytes: &[u8]) -> Result<RecordParts, &'static str> {
     Ok(RecordParts { lane, kind: bytes[9], version: bytes[10], end })
 }
 
+/// Lane and length of the first record of `bytes`, without looking at what it says: a checksum over all of them was right.
+pub(super) fn record_extent(bytes: &[u8]) -> Option<(Lane, usize)> {
+    if bytes.len() < RECORD_HEADER_BYTES {
+        return None;
+    }
+    let end = RECORD_HEADER_BYTES + u32_at(bytes, 0) as usize;
+    Lane::from_byte(bytes[8]).filter(|_| end <= bytes.len()).map(|lane| (lane, end))
+}
+
 /// The first record of `bytes`, which begin at position `lsn`, and what it takes.
 pub(super) fn parse_record(bytes: &[u8], lsn: Lsn) -> Result<(RawRecord<'_>, usize), &'static str> {
     record_parts(bytes).map(|parts| (parts.record(bytes, lsn), parts.end))

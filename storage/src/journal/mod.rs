@@ -8,6 +8,7 @@ mod catch_up;
 mod chain;
 mod commit;
 mod cursors;
+mod end_note;
 mod engine;
 mod error;
 #[cfg(any(test, feature = "fault"))]
@@ -31,6 +32,7 @@ use std::sync::Arc;
 #[cfg(feature = "glommio")]
 pub use self::glommio::GlommioEngine;
 pub use cursors::{Cursors, LaneCursors};
+pub use end_note::EndNote;
 pub use engine::{Engine, Medium, SegmentFile, StdEngine};
 pub use error::{OpenError, ReplayError, StartError};
 pub use feed::{CommitFeed, Committed, FeedError, Next, RawRecord};
@@ -104,6 +106,10 @@ pub struct JournalConfig {
     /// The journal that this folder must contain, when something (the checkpoint, the store) knows: its absence is then an
     /// error instead of a fresh beginning.
     pub expected: Option<JournalId>,
+    /// How far this journal is known to have reached: one that ends before is refused.
+    pub noted: Option<EndNote>,
+    /// The file in which to note, about once a second, how far it has; outside the folder of the segments. None: nowhere.
+    pub note_in: Option<PathBuf>,
     /// Size of a segment, header included; a multiple of 4 KiB.
     pub segment_bytes: u64,
     /// The most the journal may take; the free space of the disk can lower it further.
@@ -130,6 +136,8 @@ impl JournalConfig {
             folder: folder.into(),
             store_id,
             expected: None,
+            noted: None,
+            note_in: None,
             segment_bytes: Self::SEGMENT_BYTES,
             journal_bytes_max: Self::JOURNAL_BYTES_MAX,
             in_flight_bytes_max: 8 << 20,

@@ -10,10 +10,11 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::chain::{self, Chain, Sealed};
 use super::feed::RawRecord;
-use super::format::record_parts;
+use super::format::{record_extent, record_parts};
 use super::scan::{SegmentScan, io_error};
 use super::{JournalConfig, JournalId, LaneCursors, Lsn, Medium, OpenError, ReplayError, Starter};
 use crate::file_system;
+use crate::lane::{LANES, Lane};
 
 /// An opened journal: first replay, then start.
 #[derive(Debug)]
@@ -73,6 +74,11 @@ impl Recovery {
 
     /// Checks the store's cursors against the journal and begins a walk over every record behind its lane's cursor.
     pub fn replay(&self, from: &LaneCursors) -> Result<Replay, ReplayError> {
+        self.replay_lanes(from, |_| true)
+    }
+
+    /// The same for some of the lanes, so that several can walk at once; records of the others are neither handed out nor counted.
+    pub fn replay_lanes(&self, from: &LaneCursors, mine: impl Fn(Lane) -> bool) -> Result<Replay, ReplayError> {
         self.chain.check(from)?;
         let needed = from.lowest().plus(1);
         let segments = self.chain.segments.iter().filter(|segment| segment.last >= needed).cloned().collect();
@@ -80,6 +86,7 @@ impl Recovery {
             segments,
             scan: None,
             from: *from,
+            lanes: std::array::from_fn(|at| Lane::all().nth(at).is_some_and(&mine)),
             commit: Vec::new(),
             at: 0,
             lsn: Lsn::ZERO,
@@ -95,6 +102,7 @@ pub struct Replay {
     segments: VecDeque<Sealed>,
     scan: Option<SegmentScan>,
     from: LaneCursors,
+    lanes: [bool; LANES],
     commit: Vec<u8>,
     at: usize,
     lsn: Lsn,
@@ -119,6 +127,12 @@ impl Replay {
                 continue;
             }
             let (start, lsn) = (self.at, self.lsn);
+            if let Some((lane, taken)) = record_extent(&self.commit[start..])
+                && !self.lanes[lane.index()]
+            {
+                (self.at, self.lsn) = (start + taken, lsn.plus(1));
+                continue;
+            }
             let parts = record_parts(&self.commit[start..]).map_err(|what| self.broken(what))?;
             self.at += parts.end;
             self.lsn = lsn.plus(1);

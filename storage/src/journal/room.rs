@@ -4,16 +4,21 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::chain::{Sealed, segment_path};
+use super::commit::Counters;
 use super::shard::Gate;
-use super::{BusyReason, Cursors, Engine};
+use super::{BusyReason, Cursors, EndNote, Engine, JournalId, Lsn};
 use crate::file_system::sync_folder;
 
 /// How often cursors are looked at, and how soon a preparation that failed is tried again.
 const TICK: Duration = Duration::from_millis(250);
+
+/// How often the journal's end is noted while it moves: two flushes of a small file, beside thousands of commits.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 
 struct State {
     sealed: VecDeque<Sealed>,
@@ -26,6 +31,8 @@ struct State {
     /// Why there is no next segment, once that is more than a matter of time.
     obstacle: Option<Obstacle>,
     prepare_failures: u64,
+    noted: EndNote,
+    noted_at: Instant,
     stopped: bool,
 }
 
@@ -46,6 +53,8 @@ pub(super) struct Room {
     engine: Arc<dyn Engine>,
     cursors: Cursors,
     gate: Arc<Gate>,
+    note_in: Option<PathBuf>,
+    counters: Arc<Counters>,
 }
 
 /// What [`Room`] needs to know.
@@ -59,6 +68,10 @@ pub(super) struct RoomConfig {
     pub(super) cursors: Cursors,
     pub(super) gate: Arc<Gate>,
     pub(super) sealed: VecDeque<Sealed>,
+    pub(super) note_in: Option<PathBuf>,
+    pub(super) journal: JournalId,
+    /// Tell how far the journal is durable.
+    pub(super) counters: Arc<Counters>,
     /// The number after the segment that is being written.
     pub(super) next_segment: u64,
 }
@@ -80,6 +93,8 @@ impl Room {
             remaining_bytes: config.segment_bytes,
             obstacle: None,
             prepare_failures: 0,
+            noted: EndNote { journal: config.journal, segment: config.next_segment - 1, end: Lsn::ZERO },
+            noted_at: Instant::now(),
             stopped: false,
         };
         Arc::new(Self {
@@ -92,6 +107,8 @@ impl Room {
             engine: config.engine,
             cursors: config.cursors,
             gate: config.gate,
+            note_in: config.note_in,
+            counters: config.counters,
         })
     }
 
@@ -169,6 +186,7 @@ impl Room {
             drop(state);
             self.drop_drained();
             let waiting = !self.prepare_next();
+            self.note_end_in_time();
             state = self.lock();
             if waiting && !state.stopped {
                 state = self.changed.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner).0;
@@ -216,6 +234,8 @@ impl Room {
         let path = segment_path(&self.folder, segment);
         match self.engine.prepare(&path, self.segment_bytes) {
             Ok(()) => {
+                // Before anything can be written to it.
+                self.note_or_warn(segment);
                 let mut state = self.lock();
                 if state.obstacle.take().is_some() {
                     tracing::info!("the journal has room again");
@@ -231,6 +251,40 @@ impl Room {
                 self.note_obstacle(Obstacle::Disk, &error.to_string());
                 false
             }
+        }
+    }
+
+    /// Notes how far the journal is, and that `segment` is there.
+    pub(super) fn note(&self, segment: u64) -> std::io::Result<()> {
+        let Some(path) = &self.note_in else { return Ok(()) };
+        let note = {
+            let mut state = self.lock();
+            state.noted_at = Instant::now();
+            let segment = segment.max(state.noted.segment);
+            EndNote { segment, end: Lsn(self.counters.end.load(Ordering::Acquire)), ..state.noted }
+        };
+        note.store(path)?;
+        self.lock().noted = note;
+        Ok(())
+    }
+
+    /// The same; a note that cannot be written keeps nobody from reading on: the next one may be.
+    pub(super) fn note_or_warn(&self, segment: u64) {
+        if let Err(error) = self.note(segment) {
+            tracing::warn!(%error, "the journal's end could not be noted; will try again");
+        }
+    }
+
+    fn note_end_in_time(&self) {
+        let noted = {
+            let state = self.lock();
+            if state.noted_at.elapsed() < NOTE_EVERY {
+                return;
+            }
+            state.noted
+        };
+        if self.counters.end.load(Ordering::Acquire) > noted.end.0 {
+            self.note_or_warn(noted.segment);
         }
     }
 

@@ -126,6 +126,8 @@ impl Starter {
             config.engine.prepare(&path, config.segment_bytes).map_err(io_error("prepare", &path))?;
         }
         let gate = Arc::new(Gate::default());
+        let counters = Arc::new(Counters::default());
+        counters.end.store(chain.end.0, Ordering::Release);
         let shared_cursors = Cursors::new(cursors);
         let room = Room::new(RoomConfig {
             folder: config.folder.clone(),
@@ -136,6 +138,9 @@ impl Starter {
             cursors: shared_cursors.clone(),
             gate: gate.clone(),
             sealed,
+            note_in: config.note_in.clone(),
+            journal: chain.journal,
+            counters: counters.clone(),
             next_segment: chain.next_segment + 1,
         });
         let next = cursors.lowest().plus(1);
@@ -147,8 +152,6 @@ impl Starter {
         let shards = (0..shards)
             .map(|shard| ShardJournal::new(shard, per_shard, watermarks.clone(), gate.clone(), sender.clone()))
             .collect();
-        let counters = Arc::new(Counters::default());
-        counters.end.store(chain.end.0, Ordering::Relaxed);
         let begin = Begin { config, chain, path, gate, room, queue, counters };
         Ok(Assembled { begin, inbox, sender, watermarks, shards, feed, cursors: shared_cursors })
     }
@@ -230,6 +233,7 @@ impl Begin {
             version: chain.version,
         };
         let active = Active::begin(&*config.engine, path, header)?;
+        room.note(header.segment)?;
         Ok(Committer {
             inbox,
             watermarks,
@@ -329,6 +333,8 @@ impl Journal {
         let _ = self.inbox.send(Message::Close);
         let ended = self.committer.join().is_ok();
         self.room.stop();
-        ended && self.preparer.join().is_ok() && !self.counters.failed.load(Ordering::Acquire)
+        let ended = self.preparer.join().is_ok() && ended;
+        self.room.note_or_warn(0);
+        ended && !self.counters.failed.load(Ordering::Acquire)
     }
 }

@@ -107,7 +107,7 @@ impl Delivery {
 }
 
 /// Between half of a pause and all of it, so that several writers do not come back at the same moment.
-fn jittered(pause: std::time::Duration) -> std::time::Duration {
+pub(super) fn jittered(pause: std::time::Duration) -> std::time::Duration {
     use std::hash::{BuildHasher, RandomState};
     let random = RandomState::new().hash_one(0_u8);
     pause.mul_f64(0.5 + (random % 1_024) as f64 / 2_048.0)

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub use drain::{DrainError, Drained, drain};
 pub use stats::{Reading, WriterStats};
 
-use self::delivery::{Delivery, Ended};
+use self::delivery::{Delivery, Ended, jittered};
 use self::pending::Pending;
 use crate::journal::{CommitFeed, Committed, Cursors, JournalId, Lsn, Next};
 use crate::store::SharedStore;
@@ -113,13 +113,32 @@ impl Worker {
     }
 
     fn run(mut self) {
-        let ended = catch_unwind(AssertUnwindSafe(|| self.follow())).unwrap_or_else(|_| {
-            // Nothing is lost: the journal keeps what is not stored, and a restart goes on from the store's cursors.
-            tracing::error!("the store writer stopped because of a defect; restart the server");
-            self.stats.failed("the store writer stopped because of a defect; restart the server");
-            Ended::GivenUp
-        });
+        let mut pause = self.config.retry_pause_min;
+        let ended = loop {
+            let before = self.cursors.snapshot().lowest();
+            if let Ok(ended) = catch_unwind(AssertUnwindSafe(|| self.follow())) {
+                break ended;
+            }
+            // A defect here or in the store's client. The journal keeps what is not stored, so nothing is lost by beginning
+            // again behind the store's cursors; and a server without a writer would fill its journal and then refuse writes.
+            if self.begin_again() > before {
+                pause = self.config.retry_pause_min;
+            }
+            if self.stats.pause(jittered(pause)) {
+                break Ended::GivenUp;
+            }
+            pause = (pause * 2).min(self.config.retry_pause_max);
+        };
         self.stats.finish(matches!(ended, Ended::Done));
+    }
+
+    /// After a panic: drops what was gathered and goes back to behind the store's cursors, which it answers.
+    fn begin_again(&mut self) -> Lsn {
+        let reached = self.cursors.snapshot().lowest();
+        self.pending = Pending::default();
+        self.feed.rewind(reached.plus(1));
+        self.stats.restarted();
+        reached
     }
 
     /// Takes records until the feed closes, or until it is told to give up.

@@ -23,6 +23,7 @@ pub struct WriterStats {
     last_batch_us: AtomicU64,
     parked: AtomicU64,
     failures: AtomicU64,
+    restarts: AtomicU64,
     finished: AtomicBool,
     shared: Mutex<Shared>,
     changed: Condvar,
@@ -61,6 +62,8 @@ pub struct Reading {
     pub parked: u64,
     /// Attempts that failed because the store was away or the segments could not be read.
     pub failures: u64,
+    /// Times that a defect stopped the writer and it began again.
+    pub restarts: u64,
     /// Since when attempts have been failing, in Unix milliseconds; `None` while the store answers.
     pub failing_since_unix_ms: Option<u64>,
     /// What the last failure said.
@@ -83,6 +86,7 @@ impl WriterStats {
             last_batch_us: AtomicU64::new(0),
             parked: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            restarts: AtomicU64::new(0),
             finished: AtomicBool::new(false),
             shared: Mutex::default(),
             changed: Condvar::new(),
@@ -108,6 +112,7 @@ impl WriterStats {
             last_batch_us: self.last_batch_us.load(Relaxed),
             parked: self.parked.load(Relaxed),
             failures: self.failures.load(Relaxed),
+            restarts: self.restarts.load(Relaxed),
             failing_since_unix_ms,
             last_error,
             finished: self.finished.load(Relaxed),
@@ -175,6 +180,13 @@ impl WriterStats {
         if shared.failing_since_unix_ms.take().is_some() {
             tracing::info!("the store answers again; the journal drains");
         }
+    }
+
+    /// The writer panicked and begins again.
+    pub(super) fn restarted(&self) {
+        let restarts = self.restarts.fetch_add(1, Relaxed) + 1;
+        tracing::error!(restarts, "the store writer had a defect; it begins again behind what is stored");
+        self.failed(&format!("the store writer had a defect and has begun again {restarts} times"));
     }
 
     pub(super) fn failed(&self, error: &str) {
