@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use proto::{Code, DeviceId, DeviceSeq, MangaId};
@@ -138,22 +138,34 @@ impl Attachment {
     /// Waits until there is something to send and appends all of it. Cancel-safe. After `Outgoing::Close` it never
     /// returns again.
     pub async fn next(&self, out: &mut Vec<Outgoing>) {
-        std::future::poll_fn(|context| {
-            let mut core = self.shard.core.borrow_mut();
-            let Some(connection) = core.connections.get(self.conn) else { return Poll::Pending };
-            if connection.drain_into(out) {
-                return Poll::Ready(());
-            }
-            connection.wait(context.waker());
-            Poll::Pending
-        })
-        .await;
+        while !self.try_next(out) {
+            std::future::poll_fn(|context| self.poll_ready(context)).await;
+        }
+    }
+
+    /// Waits, in poll form, until `try_next` would give something.
+    pub fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut core = self.shard.core.borrow_mut();
+        let Some(connection) = core.connections.get(self.conn) else { return Poll::Pending };
+        if connection.has_something() {
+            return Poll::Ready(());
+        }
+        connection.wait(context.waker());
+        Poll::Pending
     }
 
     /// What `next` would give now, without waiting. Returns whether anything was appended.
     pub fn try_next(&self, out: &mut Vec<Outgoing>) -> bool {
         let mut core = self.shard.core.borrow_mut();
         core.connections.get(self.conn).is_some_and(|connection| connection.drain_into(out))
+    }
+
+    /// Gives back the room of queues that are empty: for a connection that has become quiet.
+    pub fn rest(&self) {
+        let mut core = self.shard.core.borrow_mut();
+        if let Some(connection) = core.connections.get(self.conn) {
+            connection.rest();
+        }
     }
 }
 
@@ -207,7 +219,7 @@ pub(crate) async fn attach(
         let mut core = shard.core.borrow_mut();
         // Checked and entered in one step: a revocation after it finds the connection in the table.
         shard.shared.revocations.check(grant.id)?;
-        core.connections.enter(grant, device, owner, options)?
+        core.connections.enter(&grant, device, owner, options)?
     };
     let mut entered = Entered { shard: Rc::clone(shard), conn: Some(conn) };
     let attached = match shard.call(owner, user, Work::Attach { conn, device }).await? {

@@ -3,11 +3,10 @@
 //! queue counts as full. A consumer that still does not keep up is closed with a reason.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::task::Waker;
 
 use bytes::Bytes;
-use proto::{Code, DeviceId, GrantId, MangaId};
+use proto::{Code, DeviceId, GrantId, MangaId, UserId};
 use rustc_hash::FxHashSet;
 use slab::Slab;
 
@@ -39,10 +38,31 @@ enum Phase {
     Closed,
 }
 
-/// One connection.
+/// What a connection has in hand. A quiet one has nothing and keeps no room for it.
+#[derive(Default)]
+struct InHand {
+    /// The sequences of the catch-ups that are unanswered.
+    catch_ups: Vec<u64>,
+    /// Refusals of this shard's own, each with the number of sent work that is answered before it.
+    early: VecDeque<(u64, Outgoing)>,
+    queue: VecDeque<Queued>,
+    events: usize,
+    event_bytes: usize,
+}
+
+/// What a connection keeps of its grant; all else that a grant says was asked at the door, and takes half a kilobyte.
+#[derive(Clone, Copy)]
+pub(crate) struct Standing {
+    /// The session it rests on.
+    pub(crate) id: GrantId,
+    /// Whose it is.
+    pub(crate) user: UserId,
+}
+
+/// One connection. Small: most are quiet most of the time.
 pub(crate) struct Connection {
     generation: u32,
-    pub(crate) grant: Arc<Grant>,
+    pub(crate) grant: Standing,
     pub(crate) device: Option<DeviceId>,
     pub(crate) owner: usize,
     /// The user's place in this shard's table, when this shard owns the user.
@@ -52,19 +72,16 @@ pub(crate) struct Connection {
     pub(crate) line_bucket: Bucket,
     pub(crate) window: u32,
     unanswered: u32,
-    /// The sequences of the catch-ups among them.
-    catch_ups: Vec<u64>,
     /// Work sent to an owner elsewhere, and answers that have come; both only grow.
     sent: u64,
     answered: u64,
-    /// Refusals of this shard's own, each with the number of sent work that is answered before it.
-    early: VecDeque<(u64, Outgoing)>,
-    queue: VecDeque<Queued>,
-    events: usize,
-    event_bytes: usize,
+    in_hand: Option<Box<InHand>>,
     waker: Option<Waker>,
     phase: Phase,
 }
+
+// A shard holds as many as there are connections. What a connection has in hand belongs into `InHand`.
+const _: () = assert!(size_of::<Connection>() <= 176);
 
 /// How much may wait in a queue.
 #[derive(Clone, Copy)]
@@ -96,7 +113,7 @@ impl Connections {
     /// Enters a connection, unless there are as many as may be.
     pub(crate) fn enter(
         &mut self,
-        grant: Arc<Grant>,
+        grant: &Grant,
         device: Option<DeviceId>,
         owner: usize,
         options: crate::attach::AttachOptions,
@@ -110,7 +127,7 @@ impl Connections {
         self.generation = self.generation.wrapping_add(1);
         let connection = Connection {
             generation: self.generation,
-            grant,
+            grant: Standing { id: grant.id, user: grant.user },
             device,
             owner,
             user_slot: u32::MAX,
@@ -119,13 +136,9 @@ impl Connections {
             line_bucket: Bucket::default(),
             window: options.window,
             unanswered: 0,
-            catch_ups: Vec::new(),
             sent: 0,
             answered: 0,
-            early: VecDeque::new(),
-            queue: VecDeque::new(),
-            events: 0,
-            event_bytes: 0,
+            in_hand: None,
             waker: None,
             phase: Phase::Open,
         };
@@ -214,36 +227,36 @@ impl Connection {
     /// Queues a refusal behind the answers to what was sent to the owner before it.
     pub(crate) fn refuse_in_turn(&mut self, refusal: Outgoing) {
         if self.answered >= self.sent {
-            self.queue.push_back(Queued::Out(refusal));
+            self.in_hand().queue.push_back(Queued::Out(refusal));
             return self.wake();
         }
-        self.early.push_back((self.sent, refusal));
+        let after = self.sent;
+        self.in_hand().early.push_back((after, refusal));
     }
 
     fn answer(&mut self, out: Outgoing) {
-        self.queue.push_back(Queued::Out(out));
         self.answered += 1;
-        while let Some((_, refusal)) = self.early.pop_front_if(|(after, _)| *after <= self.answered) {
-            self.queue.push_back(Queued::Out(refusal));
+        let answered = self.answered;
+        let in_hand = self.in_hand();
+        in_hand.queue.push_back(Queued::Out(out));
+        while let Some((_, refusal)) = in_hand.early.pop_front_if(|(after, _)| *after <= answered) {
+            in_hand.queue.push_back(Queued::Out(refusal));
         }
         self.wake();
     }
 
-    /// Notes a catch-up that was taken; false when there are as many as may be.
-    pub(crate) fn begin_catch_up(&mut self, seq: u64) -> bool {
-        let has_room = self.catch_ups.len() < CATCH_UPS_MAX;
-        if has_room {
-            self.catch_ups.push(seq);
-        }
-        has_room
+    fn in_hand(&mut self) -> &mut InHand {
+        self.in_hand.get_or_insert_default()
     }
 
-    fn end_catch_up(&mut self, answer: &Outgoing) {
-        if let Outgoing::CatchUp { seq, .. } | Outgoing::Reject { seq, .. } = answer
-            && let Some(at) = self.catch_ups.iter().position(|known| known == seq)
-        {
-            self.catch_ups.remove(at);
+    /// Notes a catch-up that was taken; false when there are as many as may be.
+    pub(crate) fn begin_catch_up(&mut self, seq: u64) -> bool {
+        let catch_ups = &mut self.in_hand().catch_ups;
+        let has_room = catch_ups.len() < CATCH_UPS_MAX;
+        if has_room {
+            catch_ups.push(seq);
         }
+        has_room
     }
 
     /// Whether new work is refused because the server stops.
@@ -259,17 +272,9 @@ impl Connection {
     /// Moves everything that waits into `out`; false when that was nothing.
     pub(crate) fn drain_into(&mut self, out: &mut Vec<Outgoing>) -> bool {
         let before = out.len();
-        while let Some(queued) = self.queue.pop_front() {
-            out.push(match queued {
-                Queued::Event { bytes, .. } => Outgoing::Announcement(bytes),
-                Queued::Out(answer) => {
-                    self.unanswered = self.unanswered.saturating_sub(1);
-                    self.end_catch_up(&answer);
-                    answer
-                }
-            });
+        if let Some(in_hand) = &mut self.in_hand {
+            self.unanswered = self.unanswered.saturating_sub(in_hand.drain_into(out));
         }
-        (self.events, self.event_bytes) = (0, 0);
         if self.phase == Phase::Draining && self.unanswered == 0 {
             let fault = Fault::new(Code::ShuttingDown, "The server is stopping; connect again.");
             self.phase = Phase::Closing(Box::new(fault));
@@ -280,6 +285,21 @@ impl Connection {
             out.push(Outgoing::Close(fault));
         }
         out.len() > before
+    }
+
+    /// Whether `drain_into` would move anything.
+    pub(crate) fn has_something(&self) -> bool {
+        let closes = match self.phase {
+            Phase::Draining => self.unanswered == 0,
+            Phase::Closing(_) => true,
+            Phase::Open | Phase::Closed => false,
+        };
+        closes || self.in_hand.as_ref().is_some_and(|in_hand| !in_hand.queue.is_empty())
+    }
+
+    /// Gives back the room for what it has in hand, if that is nothing.
+    pub(crate) fn rest(&mut self) {
+        self.in_hand.take_if(|in_hand| in_hand.is_nothing());
     }
 
     /// Whom to wake when something comes.
@@ -299,7 +319,9 @@ impl Connection {
     fn close(&mut self, fault: Fault) {
         if matches!(self.phase, Phase::Open | Phase::Draining) {
             self.phase = Phase::Closing(Box::new(fault));
-            self.queue.retain(|queued| matches!(queued, Queued::Out(_)));
+            if let Some(in_hand) = &mut self.in_hand {
+                in_hand.queue.retain(|queued| matches!(queued, Queued::Out(_)));
+            }
             self.wake();
         }
     }
@@ -308,18 +330,50 @@ impl Connection {
         if matches!(self.phase, Phase::Closing(_) | Phase::Closed) {
             return true;
         }
-        if self.is_full(bytes.len(), limits) {
-            self.coalesce(manga);
-            if self.is_full(bytes.len(), limits) {
+        let in_hand = self.in_hand();
+        if in_hand.is_full(bytes.len(), limits) {
+            in_hand.coalesce(manga);
+            if in_hand.is_full(bytes.len(), limits) {
                 self.close(Fault::new(Code::SlowConsumer, "Too slow a reader; connect again with the resume token."));
                 return false;
             }
         }
-        self.events += 1;
-        self.event_bytes += bytes.len();
-        self.queue.push_back(Queued::Event { manga, bytes });
+        in_hand.events += 1;
+        in_hand.event_bytes += bytes.len();
+        in_hand.queue.push_back(Queued::Event { manga, bytes });
         self.wake();
         true
+    }
+}
+
+impl InHand {
+    fn is_nothing(&self) -> bool {
+        self.queue.is_empty() && self.early.is_empty() && self.catch_ups.is_empty()
+    }
+
+    /// Moves everything that waits into `out`; says how many answers that were.
+    fn drain_into(&mut self, out: &mut Vec<Outgoing>) -> u32 {
+        let mut answers = 0;
+        while let Some(queued) = self.queue.pop_front() {
+            out.push(match queued {
+                Queued::Event { bytes, .. } => Outgoing::Announcement(bytes),
+                Queued::Out(answer) => {
+                    answers += 1;
+                    self.end_catch_up(&answer);
+                    answer
+                }
+            });
+        }
+        (self.events, self.event_bytes) = (0, 0);
+        answers
+    }
+
+    fn end_catch_up(&mut self, answer: &Outgoing) {
+        if let Outgoing::CatchUp { seq, .. } | Outgoing::Reject { seq, .. } = answer
+            && let Some(at) = self.catch_ups.iter().position(|known| known == seq)
+        {
+            self.catch_ups.remove(at);
+        }
     }
 
     fn is_full(&self, more_bytes: usize, limits: QueueLimits) -> bool {

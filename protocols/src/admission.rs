@@ -133,14 +133,14 @@ impl Admission {
         let cells = self.cells_of(address);
         let mut smallest = u32::MAX;
         for (row, cell) in self.rows.iter().zip(cells) {
-            smallest = smallest.min(row[cell].fetch_add(1, Ordering::Relaxed));
+            smallest = smallest.min(row[usize::from(cell)].fetch_add(1, Ordering::Relaxed));
         }
         let pass = Pass { admission: Arc::clone(self), cells };
         // Dropping the pass on refusal takes the counts back.
         if smallest >= self.per_address_max { refused(Refusal::PerAddress) } else { Ok(pass) }
     }
 
-    fn cells_of(&self, address: IpAddr) -> [usize; ROWS] {
+    fn cells_of(&self, address: IpAddr) -> [u16; ROWS] {
         let key = match address {
             IpAddr::V4(four) => u64::from(u32::from(four)),
             IpAddr::V6(six) => match six.to_ipv4_mapped() {
@@ -149,20 +149,21 @@ impl Admission {
                 None => (u128::from(six) >> 64) as u64 | 1 << 63,
             },
         };
-        std::array::from_fn(|row| self.hashers[row].hash_one(key) as usize % CELLS)
+        std::array::from_fn(|row| (self.hashers[row].hash_one(key) % CELLS as u64) as u16)
     }
 }
 
 /// A place inside. It moves with its connection, between shards too.
 pub struct Pass {
     admission: Arc<Admission>,
-    cells: [usize; ROWS],
+    /// Small, because every connection keeps them.
+    cells: [u16; ROWS],
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
         for (row, cell) in self.admission.rows.iter().zip(self.cells) {
-            row[cell].fetch_sub(1, Ordering::Relaxed);
+            row[usize::from(cell)].fetch_sub(1, Ordering::Relaxed);
         }
         self.admission.open.fetch_sub(1, Ordering::Relaxed);
     }

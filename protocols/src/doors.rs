@@ -109,7 +109,7 @@ async fn accept(shard: Rc<Shard>, door: Door, mut listener: TcpListener) {
 fn welcome(shard: &Rc<Shard>, door: Door, stream: TcpStream, peer: SocketAddr, turned_away: &Rc<Cell<u32>>) {
     let shard = Rc::clone(shard);
     match (shard.plan.admission.admit(door, peer.ip()), door) {
-        (Ok(pass), Door::TcpSync) => spawn_connection(door, tcp_sync::run(shard, stream, peer, pass)),
+        (Ok(pass), Door::TcpSync) => spawn_connection(door, tcp_sync::run(shard, stream, pass)),
         (Ok(pass), Door::Http) => spawn_connection(door, http::connection::run(shard, stream, peer, pass)),
         (Ok(pass), Door::Metrics) => spawn_connection(door, metrics_door::run(shard, stream, peer, pass)),
         (Err(_), Door::TcpSync) if turned_away.get() < TURNED_AWAY_MAX => {

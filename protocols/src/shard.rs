@@ -8,10 +8,10 @@ use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use engine::Engine;
+use engine::{Engine, Outgoing};
 use futures_util::FutureExt;
 use runtime::ShardContext;
-use runtime::local::Signal;
+use runtime::local::{Nudge, Signal};
 use runtime::net::Closer;
 use slab::Slab;
 
@@ -22,6 +22,8 @@ use crate::config::PlanInner;
 const SWEEP: Duration = Duration::from_millis(250);
 /// How long a peer may take to read our last words and close its side.
 pub(crate) const LINGER_MS: u64 = 2_000;
+/// A batch that grew beyond this many is given back.
+const BATCH_KEPT: usize = 1_024;
 
 /// One shard's doors.
 pub(crate) struct Shard {
@@ -37,6 +39,8 @@ pub(crate) struct Shard {
     watched: RefCell<Slab<Rc<Watch>>>,
     emptied: Signal,
     closing: Cell<bool>,
+    /// What a connection is about to send, between the engine and its wire; one for all of them.
+    batch: Cell<Vec<Outgoing>>,
 }
 
 impl Shard {
@@ -52,7 +56,19 @@ impl Shard {
             watched: RefCell::default(),
             emptied: Signal::new(),
             closing: Cell::new(false),
+            batch: Cell::default(),
         })
+    }
+
+    /// Lends an empty batch, so that connections need not keep one each.
+    pub(crate) fn with_batch<T>(&self, fill_and_empty: impl FnOnce(&mut Vec<Outgoing>) -> T) -> T {
+        let mut batch = self.batch.take();
+        let done = fill_and_empty(&mut batch);
+        batch.clear();
+        if batch.capacity() <= BATCH_KEPT {
+            self.batch.set(batch);
+        }
+        done
     }
 
     /// Milliseconds since the doors opened; as coarse as the sweep, and free.
@@ -76,7 +92,7 @@ impl Shard {
             polite: Cell::new(false),
             greeting: Cell::new(false),
             ended: Cell::new(None),
-            nudge: Signal::new(),
+            nudge: Nudge::new(),
         });
         let key = self.watched.borrow_mut().insert(Rc::clone(&watch));
         gauge(door).increment(1.0);
@@ -148,7 +164,7 @@ pub(crate) struct Watch {
     greeting: Cell<bool>,
     ended: Cell<Option<Refusal>>,
     /// Wakes the task that writes: there is something to look at.
-    pub(crate) nudge: Signal,
+    pub(crate) nudge: Nudge,
 }
 
 impl Watch {

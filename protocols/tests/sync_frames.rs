@@ -5,7 +5,7 @@ mod support;
 use std::collections::HashSet;
 use std::io::Write;
 
-use proto::frame::{FLAG_IGNORABLE, Get, Header, Kind, Ping, Preamble};
+use proto::frame::{Bye, FLAG_IGNORABLE, Get, Header, Kind, Ping, Preamble};
 use proto::{Chapter, Code, DeviceId};
 use support::{Frames, Said, numbered, server, start, update};
 
@@ -285,4 +285,20 @@ fn a_full_server_says_capacity_in_the_clients_wire() {
     let line = lines.next();
     assert_eq!((line["type"].as_str(), line["data"]["code"].as_str()), (Some("error"), Some("CAPACITY")));
     assert!(lines.next().is_null());
+}
+
+#[test]
+fn who_speaks_again_long_after_goodbye_and_leaves_is_gone() {
+    let server = server();
+    let mut frames = server.frames(0);
+    Bye::ORDINARY.encode(0, &mut frames.out);
+    frames.flush();
+    assert!(matches!(frames.next(), Said::Bye { code: None, .. }));
+    assert_eq!(frames.next(), Said::Closed);
+    // Longer than the silence after which a reader goes to rest, and shorter than the server waits for the end.
+    std::thread::sleep(std::time::Duration::from_millis(1_000));
+    let _ = frames.socket.write_all(&[0; 8]);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    drop(frames);
+    support::until("only the asking connection is left", || server.gauge("mangahub_connections ") == 1.0);
 }

@@ -98,13 +98,7 @@ impl Drop for EventWait {
 /// what makes this the way to do something once at the end of a turn.
 #[derive(Debug, Clone, Default)]
 pub struct Signal {
-    shared: Rc<SignalShared>,
-}
-
-#[derive(Debug, Default)]
-struct SignalShared {
-    raised: Cell<bool>,
-    waiter: RefCell<Option<Waker>>,
+    shared: Rc<Nudge>,
 }
 
 impl Signal {
@@ -112,14 +106,41 @@ impl Signal {
     pub fn new() -> Self {
         Self::default()
     }
+}
+
+impl std::ops::Deref for Signal {
+    type Target = Nudge;
+
+    fn deref(&self) -> &Nudge {
+        &self.shared
+    }
+}
+
+/// What a [`Signal`] shares, for those who share it already as a part of something else: no allocation of its own, 24 bytes.
+#[derive(Default)]
+pub struct Nudge {
+    waiter: Cell<Option<Waker>>,
+    raised: Cell<bool>,
+}
+
+impl std::fmt::Debug for Nudge {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Nudge").field("raised", &self.raised).finish_non_exhaustive()
+    }
+}
+
+impl Nudge {
+    /// One that nobody has raised yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
 
     /// Wakes the waiter, or lets its next wait return at once.
     pub fn raise(&self) {
-        if self.shared.raised.replace(true) {
+        if self.raised.replace(true) {
             return;
         }
-        let waiter = self.shared.waiter.borrow_mut().take();
-        if let Some(waiter) = waiter {
+        if let Some(waiter) = self.waiter.take() {
             waiter.wake();
         }
     }
@@ -129,12 +150,13 @@ impl Signal {
         std::future::poll_fn(|cx| self.poll_raised(cx)).await;
     }
 
-    /// The poll form of [`Signal::raised`].
+    /// The poll form of [`Nudge::raised`].
     pub fn poll_raised(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.shared.raised.replace(false) {
+        if self.raised.replace(false) {
             return Poll::Ready(());
         }
-        store_waker(&self.shared.waiter, cx);
+        let known = self.waiter.take().filter(|waiter| waiter.will_wake(cx.waker()));
+        self.waiter.set(Some(known.unwrap_or_else(|| cx.waker().clone())));
         Poll::Pending
     }
 }

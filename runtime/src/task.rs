@@ -12,9 +12,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
+use futures_util::task::waker_ref;
 use thiserror::Error;
 
 use crate::{turn, waker::TaskWaker};
@@ -71,7 +72,7 @@ where
     F: Future + 'static,
     F::Output: 'static,
 {
-    spawn_guarded(future, None)
+    spawn_guarded(future, Ordinary)
 }
 
 /// Like [`spawn`], but a panic ends the process: for tasks without which a shard is not whole.
@@ -80,7 +81,7 @@ where
     F: Future + 'static,
     F::Output: 'static,
 {
-    spawn_guarded(future, Some(name))
+    spawn_guarded(future, Essential(name))
 }
 
 /// Runs `step`; a panic inside ends the process. For rules whose half-done state must never be served.
@@ -110,8 +111,30 @@ pub fn panics_total() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
+/// What a task's panic means to its shard. A type, so that ordinary tasks, of which there are many, carry nothing for it.
+trait Importance: Unpin + 'static {
+    /// What ends with the task when that is the whole process.
+    fn essential(&self) -> Option<&'static str>;
+}
+
+struct Ordinary;
+
+struct Essential(&'static str);
+
+impl Importance for Ordinary {
+    fn essential(&self) -> Option<&'static str> {
+        None
+    }
+}
+
+impl Importance for Essential {
+    fn essential(&self) -> Option<&'static str> {
+        Some(self.0)
+    }
+}
+
 #[allow(clippy::disallowed_methods)] // This is the one place that wraps it.
-fn spawn_guarded<F>(future: F, essential: Option<&'static str>) -> JoinHandle<F::Output>
+fn spawn_guarded<F, I: Importance>(future: F, importance: I) -> JoinHandle<F::Output>
 where
     F: Future + 'static,
     F::Output: 'static,
@@ -122,24 +145,22 @@ where
         turn.home()
     });
     let task = Arc::new(TaskWaker::new(home));
-    let waker = Waker::from(task.clone());
-    let guarded = Guarded { future: Some(future), started: false, essential, live: Live { task, waker } };
+    let guarded = Guarded { future: Some(future), started: false, importance, live: Live { task } };
     JoinHandle { inner: monoio::spawn(guarded), _local: std::marker::PhantomData }
 }
 
 /// A task's future under the guard.
-struct Guarded<F> {
+struct Guarded<F, I> {
     /// Pinned with the struct; `None` once it ended.
     future: Option<F>,
     started: bool,
-    essential: Option<&'static str>,
+    importance: I,
     live: Live,
 }
 
 /// Counts a task as live for as long as it exists, and tells its waker when it is gone.
 struct Live {
     task: Arc<TaskWaker>,
-    waker: Waker,
 }
 
 impl Drop for Live {
@@ -149,7 +170,7 @@ impl Drop for Live {
     }
 }
 
-impl<F: Future> Future for Guarded<F> {
+impl<F: Future, I: Importance> Future for Guarded<F, I> {
     type Output = Result<F::Output, Panicked>;
 
     #[allow(unsafe_code)]
@@ -170,7 +191,7 @@ impl<F: Future> Future for Guarded<F> {
             let entered = turn.enter(task);
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 let polled = future.as_mut().as_pin_mut().expect("a task is not polled after it ended");
-                let polled = polled.poll(&mut Context::from_waker(&this.live.waker));
+                let polled = polled.poll(&mut Context::from_waker(&waker_ref(task)));
                 if polled.is_ready() {
                     // Dropped in here so that a panicking destructor is caught too.
                     future.set(None);
@@ -189,7 +210,7 @@ impl<F: Future> Future for Guarded<F> {
                 Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
                 Err(payload) => {
                     let message = message_of(payload.as_ref());
-                    if let Some(name) = this.essential {
+                    if let Some(name) = this.importance.essential() {
                         fatal(name, &message);
                     }
                     PANICS.fetch_add(1, Ordering::Relaxed);

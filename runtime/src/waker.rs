@@ -7,8 +7,10 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
-    task::{Wake, Waker},
+    task::Waker,
 };
+
+use futures_util::task::ArcWake;
 
 use crate::turn;
 
@@ -89,25 +91,22 @@ impl TaskWaker {
     }
 }
 
-impl Wake for TaskWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
+/// Not `std`'s `Wake`, because this one can lend a waker ([`futures_util::task::waker_ref`]): a task keeps none beside this.
+impl ArcWake for TaskWaker {
+    fn wake_by_ref(task: &Arc<Self>) {
         let handled = turn::try_with(|turn| {
-            if turn.home() != self.home {
+            if turn.home() != task.home {
                 return false;
             }
-            if turn.defers(self) {
-                turn.defer(self);
+            if turn.defers(task) {
+                turn.defer(task);
             } else {
-                self.forward();
+                task.forward();
             }
             true
         });
         if handled != Some(true) {
-            self.wake_foreign();
+            task.wake_foreign();
         }
     }
 }

@@ -2,7 +2,7 @@
 //! plain acks merged into one cumulative ack. A frame that cannot be used is refused in order with the answers; a header
 //! that cannot be used ends the connection, because the stream is out of step.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,12 +23,13 @@ pub(crate) struct Frames {
     /// Where the client stands: what Bye tells it.
     resume: Cell<ResumeToken>,
     /// Sequences of `Get` of everything, whose answer comes as a catch-up; the engine lets few of those wait.
-    get_all: RefCell<VecDeque<u64>>,
+    /// Boxed, because few ask for that.
+    get_all: Cell<Option<Box<VecDeque<u64>>>>,
 }
 
 impl Frames {
     pub(crate) fn new(caps: Caps, wants: u32, resume: ResumeToken) -> Self {
-        Self { caps, wants, resume: Cell::new(resume), get_all: RefCell::default() }
+        Self { caps, wants, resume: Cell::new(resume), get_all: Cell::default() }
     }
 
     fn serve(&self, link: &Link<Self>, frame: &RawFrame<'_>) -> Result<(), Ending> {
@@ -68,12 +69,22 @@ impl Frames {
     }
 
     fn get_all(&self, link: &Link<Self>, seq: u64) -> Result<(), Fault> {
-        self.get_all.borrow_mut().push_back(seq);
+        let mut asked = self.get_all.take().unwrap_or_default();
+        asked.push_back(seq);
+        self.get_all.set(Some(asked));
         link.attachment.request(seq, Ask::CatchUp(None))
     }
 
+    /// Whether this is the next of the `Get`s of everything; then it is answered.
+    fn end_get_all(&self, seq: u64) -> bool {
+        let Some(mut asked) = self.get_all.take() else { return false };
+        let is_next = asked.pop_front_if(|first| *first == seq).is_some();
+        self.get_all.set(Some(asked).filter(|asked| !asked.is_empty()));
+        is_next
+    }
+
     fn states(&self, seq: u64, catch_up: &CatchUp, out: &mut Vec<u8>) {
-        let get_all = self.get_all.borrow_mut().pop_front_if(|first| *first == seq).is_some();
+        let get_all = self.end_get_all(seq);
         // An answer to Get shows what there is; what was deleted is told only to those who catch up.
         let shown = catch_up.states.iter().filter(|state| !(get_all && state.deleted));
         let entries: Vec<ProgressEntry> = shown.map(entry).collect();
@@ -133,7 +144,7 @@ impl Wire for Frames {
                 Outgoing::Announcement(bytes) => self.announce(&bytes, out),
                 Outgoing::Reject { seq, fault } => {
                     run.flush(out);
-                    self.get_all.borrow_mut().pop_front_if(|first| *first == seq);
+                    self.end_get_all(seq);
                     reject(seq, &fault, out);
                 }
                 Outgoing::State { seq, state, .. } => {
@@ -162,6 +173,8 @@ impl Wire for Frames {
         };
         Bye { resume: self.resume.get(), ..bye }.encode(0, out);
     }
+
+    fn rest(&self) {}
 
     fn needs(&self, bytes: &[u8]) -> usize {
         bytes_needed(bytes, &self.caps).unwrap_or(HEADER_BYTES)

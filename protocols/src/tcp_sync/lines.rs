@@ -177,6 +177,10 @@ impl Wire for Lines {
         }
     }
 
+    fn rest(&self) {
+        self.asked.borrow_mut().shrink_to_fit();
+    }
+
     fn needs(&self, bytes: &[u8]) -> usize {
         // Room grows with the line, so that a short one never costs what a long one may.
         (bytes.len() * 2).clamp(1024, LINE_BYTES_MAX + 1024)

@@ -4,18 +4,20 @@
 //! has no reader: it left its side with the writer, which waits for both, and most connections are quiet most of the time.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use engine::{Attachment, Fault, Outgoing};
 use futures_util::FutureExt;
-use futures_util::future::{Either, Fuse, select};
+use futures_util::future::Fuse;
 use proto::Code;
 use proto::frame::ALIGNMENT_BYTES;
 use runtime::buffer::AlignedBuf;
-use runtime::local::{Event, Signal};
+use runtime::local::Nudge;
 
 use super::transport::{Input, Output, Transport};
 use crate::admission::{Door, Pass, Refusal, count_refusal};
@@ -51,6 +53,9 @@ pub(crate) trait Wire: 'static {
     /// Appends the last words; without a fault the client itself wanted to go.
     fn farewell(&self, fault: Option<&Fault>, out: &mut Vec<u8>);
 
+    /// Gives back what a quiet connection does not need.
+    fn rest(&self);
+
     /// How many bytes the message at the start of `bytes` may take in all, so that its rest has room.
     fn needs(&self, bytes: &[u8]) -> usize;
 }
@@ -83,33 +88,34 @@ pub(crate) struct Link<W> {
     pub(crate) wire: W,
     watch: Watched,
     _pass: Pass,
-    aside: RefCell<Vec<u8>>,
-    ending: RefCell<Option<Ending>>,
+    aside: Cell<Vec<u8>>,
+    /// Boxed, because nearly all have none.
+    ending: RefCell<Option<Box<Ending>>>,
     /// When the last reader read the last time.
     heard_ms: Cell<u64>,
-    answered: Signal,
-    reader_ended: Event,
+    answered: Nudge,
+    /// The stream has been read to its end.
+    read_out: Cell<bool>,
 }
 
 impl<W: Wire> Link<W> {
     pub(crate) fn new(shard: Rc<Shard>, attachment: Attachment, wire: W, watch: Watched, pass: Pass) -> Rc<Self> {
-        let aside = RefCell::default();
-        let ending = RefCell::default();
-        let heard_ms = Cell::new(0);
-        let (answered, reader_ended) = (Signal::new(), Event::new());
-        Rc::new(Self { shard, attachment, wire, watch, _pass: pass, aside, ending, heard_ms, answered, reader_ended })
+        let (aside, ending, heard_ms) = (Cell::default(), RefCell::default(), Cell::new(0));
+        let (answered, read_out) = (Nudge::new(), Cell::new(false));
+        Rc::new(Self { shard, attachment, wire, watch, _pass: pass, aside, ending, heard_ms, answered, read_out })
     }
 
     /// Sends something of the door's own, out of turn. False when the client has not read earlier ones.
     #[must_use]
     pub(crate) fn say(&self, write: impl FnOnce(&mut Vec<u8>)) -> bool {
-        let mut aside = self.aside.borrow_mut();
-        if aside.len() > ASIDE_BYTES_MAX {
-            return false;
+        let mut aside = self.aside.take();
+        let has_room = aside.len() <= ASIDE_BYTES_MAX;
+        if has_room {
+            write(&mut aside);
+            self.watch.nudge.raise();
         }
-        write(&mut aside);
-        self.watch.nudge.raise();
-        true
+        self.aside.set(aside);
+        has_room
     }
 
     /// The first reason counts.
@@ -117,7 +123,7 @@ impl<W: Wire> Link<W> {
         let gone = matches!(ending, Ending::Gone);
         let mut current = self.ending.borrow_mut();
         if current.is_none() || gone {
-            *current = Some(ending);
+            *current = Some(Box::new(ending));
         }
         self.watch.expect(&self.shard, FINISH_MS, Refusal::Idle);
         self.watch.nudge.raise();
@@ -136,32 +142,34 @@ impl<W: Wire> Link<W> {
     pub(crate) fn start<T: Transport>(self: Rc<Self>, transport: T, first: AlignedBuf, opening: Vec<u8>) {
         let (input, output) = transport.halves();
         self.watch.expect(&self.shard, self.idle_ms(), Refusal::Idle);
-        let quiet = Rc::new(Cell::new(None));
-        if first.is_empty() {
-            quiet.set(Some(input));
-        } else {
-            self.read_on(input, first, &quiet);
-        }
-        spawn_connection(Door::TcpSync, self.speak(output, opening, quiet));
+        let left = if first.is_empty() { Rc::new(Cell::new(Some(input))) } else { self.read_on(input, first) };
+        spawn_connection(Door::TcpSync, self.speak(output, opening, Some(left)));
     }
 
-    /// Starts a reader, which leaves its side in `quiet` when nothing comes any more.
-    fn read_on<I: Input>(self: &Rc<Self>, input: I, first: AlignedBuf, quiet: &Rc<Cell<Option<I>>>) {
-        let (link, ended, quiet) = (Rc::clone(self), Rc::clone(self), Rc::clone(quiet));
+    /// Starts a reader, which leaves its side where this says when nothing comes any more.
+    fn read_on<I: Input>(self: &Rc<Self>, input: I, first: AlignedBuf) -> Left<I> {
+        let left = Left::default();
+        let (link, ended, leave) = (Rc::clone(self), Rc::clone(self), Rc::clone(&left));
         let reading = AssertUnwindSafe(async move { link.listen(input, first).await }).catch_unwind();
-        drop(runtime::spawn(reading.map(move |left| match left {
+        drop(runtime::spawn(reading.map(move |read| match read {
             Ok(Some(input)) => {
-                quiet.set(Some(input));
+                leave.set(Some(input));
                 ended.watch.nudge.raise();
             }
-            Ok(None) => ended.reader_ended.set(),
+            Ok(None) => ended.reading_ended(),
             Err(_) => {
                 count_refusal(Door::TcpSync, Refusal::Panic);
                 tracing::error!("a sync connection's reader panicked; the connection is closed");
                 ended.end(Ending::Because(Fault::new(Code::Internal, "something went wrong on our side")));
-                ended.reader_ended.set();
+                ended.reading_ended();
             }
         })));
+        left
+    }
+
+    fn reading_ended(&self) {
+        self.read_out.set(true);
+        self.watch.nudge.raise();
     }
 
     fn idle_ms(&self) -> u64 {
@@ -238,17 +246,19 @@ impl<W: Wire> Link<W> {
         Ok((read, buffer))
     }
 
-    async fn speak<I: Input, O: Output>(self: Rc<Self>, mut output: O, mut out: Vec<u8>, quiet: Rc<Cell<Option<I>>>) {
-        let _ended_whatever_happens = EndOnDrop(Rc::clone(&self));
+    /// Sends what there is to send, and waits for what arrives while no reader does. `left` is where a reader leaves its side;
+    /// there is none while the connection is quiet, and then nothing is kept here that waiting does not need.
+    async fn speak<I: Input, O: Output>(self: Rc<Self>, mut output: O, mut out: Vec<u8>, mut left: Option<Left<I>>) {
+        let ended_whatever_happens = EndOnDrop(self);
+        let link = &ended_whatever_happens.0;
         let mut readable = pin!(Fuse::terminated());
-        let mut batch = Vec::new();
         let mut last = false;
         loop {
             if !out.is_empty() {
-                self.watch.writing(&self.shard, self.shard.plan.config.limits.write_timeout_ms);
+                link.watch.writing(&link.shard, link.shard.plan.config.limits.write_timeout_ms);
                 // Boxed, so that those who only wait need no room for it.
                 let (written, back) = Box::pin(output.write_all(out)).await;
-                self.watch.written();
+                link.watch.written();
                 if written.is_err() {
                     return;
                 }
@@ -258,45 +268,66 @@ impl<W: Wire> Link<W> {
                     out = Vec::new();
                 }
             }
-            if let Some(input) = quiet.take() {
+            if let Some(input) = take_left(&mut left) {
                 readable.set(until_readable(input).fuse());
-                (out, batch) = (Vec::new(), Vec::new());
+            }
+            if left.is_none() {
+                out = Vec::new();
+                link.attachment.rest();
+                link.wire.rest();
             }
             if last {
                 break;
             }
-            let arrived = {
-                let next = pin!(self.attachment.next(&mut batch));
-                let nudged = pin!(self.watch.nudge.raised());
-                match select(select(next, nudged), readable.as_mut()).await {
-                    Either::Left(_) => None,
-                    Either::Right((input, _)) => Some(input),
-                }
-            };
-            if let Some(input) = arrived {
-                self.read_on(input, AlignedBuf::new(ALIGNMENT_BYTES), &quiet);
+            let arrived = poll_fn(|cx| match readable.as_mut().poll(cx) {
+                Poll::Ready(input) => Poll::Ready(Some(input)),
+                Poll::Pending => link.poll_speech(cx).map(|()| None),
+            });
+            if let Some(input) = arrived.await {
+                left = Some(link.read_on(input, AlignedBuf::new(ALIGNMENT_BYTES)));
             }
-            self.attachment.try_next(&mut batch);
-            let closing = self.wire.encode(&self, &mut batch, &mut out);
-            batch.clear();
-            self.answered.raise();
-            out.append(&mut self.aside.borrow_mut());
-            match self.last_words(closing) {
+            match link.gather(&mut out) {
                 Some(Ending::Gone) => return,
-                Some(Ending::Done) => self.wire.farewell(None, &mut out),
-                Some(Ending::Because(fault)) => self.part(&fault, &mut out),
+                Some(Ending::Done) => link.wire.farewell(None, &mut out),
+                Some(Ending::Because(fault)) => link.part(&fault, &mut out),
                 None => continue,
             }
             last = true;
         }
-        self.end(Ending::Done);
+        link.end(Ending::Done);
         output.finish().await;
-        self.watch.expect(&self.shard, LINGER_MS, Refusal::Idle);
-        let ended = self.reader_ended.wait();
-        if let Either::Right((input, _)) = select(ended, readable).await {
-            self.read_on(input, AlignedBuf::new(ALIGNMENT_BYTES), &quiet);
-            self.reader_ended.wait().await;
+        link.watch.expect(&link.shard, LINGER_MS, Refusal::Idle);
+        while !link.read_out.get() {
+            if let Some(input) = take_left(&mut left) {
+                readable.set(until_readable(input).fuse());
+            }
+            let arrived = poll_fn(|cx| match readable.as_mut().poll(cx) {
+                Poll::Ready(input) => Poll::Ready(Some(input)),
+                Poll::Pending => link.watch.nudge.poll_raised(cx).map(|()| None),
+            });
+            if let Some(input) = arrived.await {
+                left = Some(link.read_on(input, AlignedBuf::new(ALIGNMENT_BYTES)));
+            }
         }
+    }
+
+    /// Waits until there may be something to send.
+    fn poll_speech(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // Both, always: whichever is not ready has to know whom to wake.
+        let answered = self.attachment.poll_ready(cx).is_ready();
+        let nudged = self.watch.nudge.poll_raised(cx).is_ready();
+        if answered || nudged { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Appends everything that there is to send; says whether it is time to go.
+    fn gather(&self, out: &mut Vec<u8>) -> Option<Ending> {
+        let closing = self.shard.with_batch(|batch| {
+            self.attachment.try_next(batch);
+            self.wire.encode(self, batch, out)
+        });
+        self.answered.raise();
+        out.append(&mut self.aside.take());
+        self.last_words(closing)
     }
 
     /// Whether it is time to go. Everything that was taken in is answered first, except when the engine itself closes.
@@ -304,7 +335,7 @@ impl<W: Wire> Link<W> {
         if let Some(fault) = closing {
             return Some(Ending::Because(fault));
         }
-        let ending = self.ending.borrow().clone();
+        let ending = self.ending.borrow().as_deref().cloned();
         match ending {
             Some(Ending::Gone) => ending,
             _ if self.attachment.unanswered() > 0 => None,
@@ -326,6 +357,16 @@ impl<W: Wire> Link<W> {
         }
         self.wire.farewell(Some(fault), out);
     }
+}
+
+/// Where a reader that has heard nothing for a while leaves its side of the connection.
+type Left<I> = Rc<Cell<Option<I>>>;
+
+/// The side, if its reader has left it; then there is no reader.
+fn take_left<I>(left: &mut Option<Left<I>>) -> Option<I> {
+    let input = left.as_ref()?.take()?;
+    *left = None;
+    Some(input)
 }
 
 /// Waits, without a buffer, until a read would not block. A broken socket is found by that read.
@@ -368,5 +409,27 @@ impl Pace {
             self.small_reads += 1;
             self.much &= self.small_reads < SMALL_READS;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime::net::{ReadHalf, WriteHalf};
+
+    use super::super::frames::Frames;
+    use super::super::lines::Lines;
+    use super::*;
+
+    fn size_of_made<A, B, C, D, F>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_quiet_connection_is_small() {
+        let links = [size_of::<Link<Frames>>(), size_of::<Link<Lines>>()];
+        assert!(links[0] <= 232 && links[1] <= 272, "links, frames and lines: {links:?}");
+        let frames = size_of_made(Link::<Frames>::speak::<ReadHalf, WriteHalf>);
+        let lines = size_of_made(Link::<Lines>::speak::<ReadHalf, WriteHalf>);
+        assert!(frames <= 272 && lines <= 272, "tasks, frames and lines: {frames}, {lines}");
     }
 }

@@ -8,7 +8,6 @@ mod lines;
 mod link;
 mod transport;
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -44,16 +43,25 @@ struct Moving {
     pass: Pass,
 }
 
-/// Serves a connection from accept to its end, or until it has moved.
-pub(crate) async fn run(shard: Rc<Shard>, mut stream: TcpStream, peer: SocketAddr, pass: Pass) {
+/// Serves a connection from accept until it has greeted; then it lives on in a task of its own, here or on another shard.
+pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream, pass: Pass) {
     let watched = shard.watch(Door::TcpSync, stream.closer());
     watched.expect(&shard, shard.plan.config.limits.greeting_timeout_ms, Refusal::GreetingTimeout);
     watched.greeting(true);
+    // Who says nothing must not hold more than this: what it takes to listen is made when there is something to hear.
+    if stream.readable().await.is_ok() {
+        Box::pin(meet(shard, watched, stream, pass)).await;
+    }
+}
+
+/// Hears the greeting.
+async fn meet(shard: Rc<Shard>, watched: Watched, mut stream: TcpStream, pass: Pass) {
     let Ok((first, buffer)) = first_byte(&mut stream, AlignedBuf::new(ALIGNMENT_BYTES)).await else { return };
     let speech = Speech::of(first);
     let plan = &shard.plan;
-    let plain_refused =
-        plan.tls.is_some() && !plan.config.plain_beyond_loopback && !peer.ip().to_canonical().is_loopback();
+    let plain_refused = plan.tls.is_some()
+        && !plan.config.plain_beyond_loopback
+        && !stream.peer_addr().ip().to_canonical().is_loopback();
     match (speech, &plan.tls) {
         (Speech::Tls, Some(tls)) => {
             let Ok(stream) = stream.into_poll() else { return };
@@ -241,4 +249,19 @@ pub(crate) async fn no_place(shard: Rc<Shard>, mut stream: TcpStream) {
     let Ok((first, _)) = first_byte(&mut stream, buffer).await else { return };
     let fault = Fault::new(Code::Capacity, "the server holds as many connections as it may; try again later");
     turn_away(&shard, &watched, stream, Speech::of(first), &fault.retry_after_ms(5_000), false).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_made<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn who_says_nothing_costs_little() {
+        let bytes = size_of_made(run);
+        assert!(bytes <= 272, "{bytes} bytes before the first byte has come");
+    }
 }

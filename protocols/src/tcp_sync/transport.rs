@@ -17,7 +17,7 @@ use crate::stream::Rewind;
 /// The reading side.
 pub(crate) trait Input: 'static {
     /// Waits until a read would not block, without holding a buffer.
-    async fn readable(&mut self) -> io::Result<()>;
+    fn readable(&mut self) -> impl Future<Output = io::Result<()>>;
     /// Reads into the spare room of `buffer`; 0 is the end. Never dropped while pending.
     async fn read(&mut self, buffer: AlignedBuf) -> (io::Result<usize>, AlignedBuf);
 }
@@ -41,8 +41,8 @@ pub(crate) trait Transport: Input {
 }
 
 impl Input for TcpStream {
-    async fn readable(&mut self) -> io::Result<()> {
-        TcpStream::readable(self).await
+    fn readable(&mut self) -> impl Future<Output = io::Result<()>> {
+        TcpStream::readable(self)
     }
 
     async fn read(&mut self, buffer: AlignedBuf) -> (io::Result<usize>, AlignedBuf) {
@@ -60,8 +60,8 @@ impl Transport for TcpStream {
 }
 
 impl Input for ReadHalf {
-    async fn readable(&mut self) -> io::Result<()> {
-        ReadHalf::readable(self).await
+    fn readable(&mut self) -> impl Future<Output = io::Result<()>> {
+        ReadHalf::readable(self)
     }
 
     async fn read(&mut self, buffer: AlignedBuf) -> (io::Result<usize>, AlignedBuf) {
@@ -103,13 +103,12 @@ impl Transport for TlsSide {
 }
 
 impl Input for TlsSide {
-    async fn readable(&mut self) -> io::Result<()> {
+    fn readable(&mut self) -> impl Future<Output = io::Result<()>> {
         // Not the socket is asked but rustls: decrypted bytes may be waiting inside it.
         std::future::poll_fn(|cx| {
             let mut stream = self.stream.borrow_mut();
             Pin::new(&mut *stream).poll_fill_buf(cx).map_ok(drop)
         })
-        .await
     }
 
     async fn read(&mut self, mut buffer: AlignedBuf) -> (io::Result<usize>, AlignedBuf) {

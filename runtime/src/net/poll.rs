@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use monoio::net::tcp::stream_poll::TcpStreamPoll;
+use monoio::net::unix::stream_poll::UnixStreamPoll;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Closer, stream::Life};
@@ -21,17 +21,18 @@ use crate::budget;
 #[derive(Debug)]
 pub struct PollStream {
     life: Rc<Life>,
-    socket: TcpStreamPoll,
+    peer: Option<SocketAddr>,
+    socket: UnixStreamPoll,
 }
 
 impl PollStream {
-    pub(crate) fn new(life: Rc<Life>, socket: TcpStreamPoll) -> Self {
-        Self { life, socket }
+    pub(crate) fn new(life: Rc<Life>, peer: Option<SocketAddr>, socket: UnixStreamPoll) -> Self {
+        Self { life, peer, socket }
     }
 
     /// The other end; `None` for a Unix socket.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.life.peer()
+        self.peer
     }
 
     /// A handle that ends the connection from outside.
