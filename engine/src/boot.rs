@@ -34,7 +34,7 @@ use crate::fanout::Encoders;
 use crate::fit;
 use crate::grants::Revocations;
 use crate::limits::{Rate, SharedBuckets};
-use crate::recovery::{self, Recovered};
+use crate::recovery::{self, Recovered, Refused};
 use crate::shard::{Shard, Wakes};
 use crate::shared::Shared;
 use crate::tokens::{SECRET_BYTES_MIN, Tokens};
@@ -309,29 +309,6 @@ fn open_journal(
         .start(from, wakes.iter().map(listener).collect())
         .map_err(|error| StartError::Journal(error.to_string()))?;
     Ok(Logged { journal, shard_journals, feed, cursors, journal_id, recovered, words, aside, revoked })
-}
-
-/// Why a journal was not taken.
-enum Refused {
-    /// It does not fit the store, or is damaged: what `db adopt` sets aside.
-    Unfit(String),
-    /// It could not be read now, or not by this server.
-    Journal(String),
-    /// It is not about the journal.
-    Other(StartError),
-}
-
-impl Refused {
-    fn journal(is_unfit: bool, error: &dyn std::error::Error) -> Self {
-        if is_unfit { Self::Unfit(error.to_string()) } else { Self::Journal(error.to_string()) }
-    }
-
-    fn into_start_error(self) -> StartError {
-        match self {
-            Self::Unfit(text) | Self::Journal(text) => StartError::Journal(text),
-            Self::Other(error) => error,
-        }
-    }
 }
 
 type Replayed = (journal::Opened, journal::LaneCursors, Recovered);

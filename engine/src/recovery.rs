@@ -12,6 +12,8 @@ use storage::journal::{LaneCursors, Lsn, Recovery, ReplayError};
 use storage::lane::{LANES, Lane};
 use storage::record::RecordError;
 
+use crate::boot::StartError;
+
 /// Why the journal was not replayed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unread {
@@ -27,6 +29,29 @@ impl Unread {
         match self {
             Self::Journal(error) => error.is_unfit(),
             Self::Record { error, .. } => !matches!(error, RecordError::Unknown { .. }),
+        }
+    }
+}
+
+/// Why a journal was not taken.
+pub(crate) enum Refused {
+    /// It does not fit the store, or is damaged: what `db adopt` sets aside.
+    Unfit(String),
+    /// It could not be read now, or not by this server.
+    Journal(String),
+    /// It is not about the journal.
+    Other(StartError),
+}
+
+impl Refused {
+    pub(crate) fn journal(is_unfit: bool, error: &dyn std::error::Error) -> Self {
+        if is_unfit { Self::Unfit(error.to_string()) } else { Self::Journal(error.to_string()) }
+    }
+
+    pub(crate) fn into_start_error(self) -> StartError {
+        match self {
+            Self::Unfit(text) | Self::Journal(text) => StartError::Journal(text),
+            Self::Other(error) => error,
         }
     }
 }
