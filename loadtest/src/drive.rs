@@ -349,13 +349,17 @@ async fn schedule(rate: f64, queues: Vec<Rc<Queue>>, shared: Rc<Shared>) {
     while shared.sending.get() {
         tick.next.notified().await;
         let now = shared.now_us() - began;
-        let due = (now as f64 * rate / 1e6) as u64;
-        while handed < due {
-            let moment = began + (handed as f64 * 1e6 / rate) as u64;
-            queues[picker.pick(&mut random)].push(moment, 1);
+        while let Some(moment) = due_us(handed, rate, now) {
+            queues[picker.pick(&mut random)].push(began + moment, 1);
             handed += 1;
         }
     }
+}
+
+/// When the update of this number was due, if it is by now; the first one is at once.
+fn due_us(number: u64, rate: f64, now_us: u64) -> Option<u64> {
+    let due_us = (number as f64 * 1e6 / rate) as u64;
+    (due_us <= now_us).then_some(due_us)
 }
 
 /// How often an open loop looks what is due. The runtime's own timers are a millisecond coarse, which would be most of what is
@@ -385,4 +389,16 @@ impl Ticker {
 /// The next chapter to set: a hundredth further, so that every update is a real change and no total is soon reached.
 pub fn next_chapter(current: Chapter) -> Option<Chapter> {
     Chapter::from_hundredths(current.hundredths() + 1).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::due_us;
+
+    #[test]
+    fn an_open_loop_hands_an_update_over_when_it_is_due_and_not_one_period_later() {
+        assert_eq!(due_us(0, 50.0, 0), Some(0));
+        assert_eq!((due_us(1, 50.0, 19_999), due_us(1, 50.0, 20_000)), (None, Some(20_000)));
+        assert_eq!(due_us(3, 50.0, 75_000), Some(60_000));
+    }
 }

@@ -1,6 +1,7 @@
 //! The load harness: drives a server over its real doors, measures what it does, and keeps a ledger of what it acknowledged, so
 //! that losses show. It talks only to addresses it was given or to a server it started itself, and it stops by itself.
 
+pub mod abuse;
 pub mod campaign;
 pub mod churn;
 pub mod connection;

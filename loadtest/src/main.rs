@@ -36,6 +36,8 @@ enum Command {
     Idle(commands::IdleArgs),
     /// Lets users come, read on and leave at a steady rate, and watches what grows
     Churn(commands::ChurnArgs),
+    /// Does what no client should, and watches how an ordinary one fares beside it
+    Abuse(Box<commands::AbuseArgs>),
     /// Measures the server and something else in turns
     Compare(Box<commands::CompareArgs>),
     /// Answers the same frames after nothing but a group commit; `sync --target floor` starts it
@@ -121,6 +123,7 @@ fn main() -> ExitCode {
             Command::Kill(args) => kill(args).await,
             Command::Idle(args) => commands::idle(args).await,
             Command::Churn(args) => commands::churn(args).await,
+            Command::Abuse(args) => commands::abuse(*args).await,
             Command::Compare(args) => commands::compare(*args).await,
             Command::Floor(args) => commands::floor(args).await,
         }

@@ -1,12 +1,14 @@
 //! The subcommands of `loadtest` that measure: arguments in, a table out. What is measured, and how, is the
 //! library's; here it is only asked for.
 
+mod abuse;
 mod churn;
 mod compare;
 mod floor;
 mod idle;
 mod sync;
 
+pub(crate) use self::abuse::{AbuseArgs, abuse};
 pub(crate) use self::churn::{ChurnArgs, churn};
 pub(crate) use self::compare::{CompareArgs, compare};
 pub(crate) use self::floor::{FloorArgs, floor};
