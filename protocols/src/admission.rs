@@ -1,6 +1,6 @@
 //! Who may come in: connections are counted for the process and per address before a byte is read, and every one turned
 //! away is counted by door and reason. It takes no lock and its memory is fixed, whoever knocks; it may refuse an address
-//! early when many share its cells, it never admits more than the limit.
+//! early when many share its cells, it never admits more than the limit (and a few who read the metrics).
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -49,6 +49,8 @@ pub enum Refusal {
     Plain,
     /// It spoke out of turn or out of step.
     Protocol,
+    /// It had more unanswered than its window allows.
+    Window,
     /// The token was wrong.
     Auth,
     /// It did not read what was sent.
@@ -71,6 +73,7 @@ impl Refusal {
             Refusal::Tls => "tls",
             Refusal::Plain => "plain",
             Refusal::Protocol => "protocol",
+            Refusal::Window => "window",
             Refusal::Auth => "auth",
             Refusal::SlowConsumer => "slow_consumer",
             Refusal::Revoked => "revoked",
@@ -84,6 +87,9 @@ pub fn count_refusal(door: Door, reason: Refusal) {
     metrics::counter!("mangahub_connections_refused_total", "door" => door.as_str(), "reason" => reason.as_str())
         .increment(1);
 }
+
+/// Places beyond both limits for whoever reads the metrics: that a server is full must show.
+const METRICS_PLACES: u32 = 8;
 
 const ROWS: usize = 4;
 const CELLS: usize = 16_384;
@@ -126,7 +132,8 @@ impl Admission {
             count_refusal(door, reason);
             Err(reason)
         };
-        if self.open.fetch_add(1, Ordering::Relaxed) >= self.open_max {
+        let beyond = if door == Door::Metrics { METRICS_PLACES } else { 0 };
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.open_max.saturating_add(beyond) {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return refused(Refusal::Capacity);
         }
@@ -137,7 +144,7 @@ impl Admission {
         }
         let pass = Pass { admission: Arc::clone(self), cells };
         // Dropping the pass on refusal takes the counts back.
-        if smallest >= self.per_address_max { refused(Refusal::PerAddress) } else { Ok(pass) }
+        if smallest >= self.per_address_max.saturating_add(beyond) { refused(Refusal::PerAddress) } else { Ok(pass) }
     }
 
     fn cells_of(&self, address: IpAddr) -> [u16; ROWS] {
@@ -188,6 +195,18 @@ mod tests {
         assert!(admission.admit(Door::TcpSync, address(1)).is_ok());
         drop(passes);
         assert_eq!(admission.open(), 0);
+    }
+
+    #[test]
+    fn a_full_server_can_still_be_looked_at() {
+        for admission in [Admission::new(1, 100), Admission::new(100, 1)] {
+            let admission = Arc::new(admission);
+            let _held = admission.admit(Door::Http, address(1));
+            assert!(admission.admit(Door::Http, address(1)).is_err());
+            let readers: Vec<_> = (0..METRICS_PLACES).map(|_| admission.admit(Door::Metrics, address(1))).collect();
+            assert!(readers.iter().all(Result::is_ok));
+            assert!(admission.admit(Door::Metrics, address(1)).is_err());
+        }
     }
 
     #[test]

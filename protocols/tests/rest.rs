@@ -82,6 +82,9 @@ fn each_refusal_has_its_status() {
     let token = format!("Bearer {}", server.users[0].token);
     let typed = |kind| [("Authorization", token.as_str()), ("Content-Type", kind)];
     request(http, "PUT", &progress, &typed("text/plain"), Some("chapter 5")).problem(415, "unsupported_media_type");
+    // Without a type too: a web page may send that to any server unasked.
+    let untyped = b"POST /auth/login HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}";
+    raw_request(http, untyped).problem(415, "unsupported_media_type");
     let large = format!(r#"{{"chapter":1,"note":"{}"}}"#, "x".repeat(1024 * 1024));
     server.ask(0, "PUT", &progress, Some(&large)).problem(413, "too_large");
     let chunked = format!(

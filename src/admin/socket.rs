@@ -62,7 +62,10 @@ pub(crate) fn serve(data_dir: &Path, admin: Admin, facts: Facts) -> Result<(), S
                 std::thread::sleep(Duration::from_millis(100));
                 continue;
             };
-            let Some(place) = Place::take(&open) else { continue };
+            let Some(place) = Place::take(&open) else {
+                turn_away(&stream);
+                continue;
+            };
             let (admin, facts) = (admin.clone(), facts.clone());
             let connection = move || {
                 if let Err(error) = converse(&stream, &admin, &facts) {
@@ -91,6 +94,13 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Says why before it closes; in one write that fits an empty socket, so it waits for nobody.
+fn turn_away(stream: &UnixStream) {
+    tracing::warn!("as many operators are connected as may be ({CONNECTIONS_MAX}); another one was refused");
+    let detail = format!("{CONNECTIONS_MAX} operators are connected already; try again when one has finished");
+    let _ = write_line(stream, &Reply::Refused(Refusal::new(proto::Code::Busy, detail)));
 }
 
 fn converse(stream: &UnixStream, admin: &Admin, facts: &Facts) -> io::Result<()> {
@@ -138,13 +148,17 @@ impl Client {
 
     /// Asks, and waits for the answer.
     pub(crate) fn ask(&mut self, request: &Request) -> Result<Result<Value, Refusal>, SocketError> {
-        let exchanged = write_line(self.stream.get_ref(), request).and_then(|()| {
-            let mut line = Vec::new();
-            if self.stream.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server went away before it answered"));
+        let asked = write_line(self.stream.get_ref(), request);
+        // Read in any case: a server that has no place says so and closes, perhaps before it was asked.
+        let mut line = Vec::new();
+        let read = self.stream.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
+        let exchanged = match (asked, read) {
+            (_, Ok(bytes)) if bytes > 0 => serde_json::from_slice::<Reply>(&line).map_err(io::Error::from),
+            (Err(problem), _) | (Ok(()), Err(problem)) => Err(problem),
+            (Ok(()), Ok(_)) => {
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server went away before it answered"))
             }
-            Ok(serde_json::from_slice::<Reply>(&line)?)
-        });
+        };
         exchanged.map(Into::into).map_err(|source| SocketError::Io { path: self.path.clone(), source })
     }
 }

@@ -352,6 +352,7 @@ impl<W: Wire> Link<W> {
         match fault.code {
             Code::SlowConsumer => count_refusal(Door::TcpSync, Refusal::SlowConsumer),
             Code::Revoked => count_refusal(Door::TcpSync, Refusal::Revoked),
+            Code::RateLimited => count_refusal(Door::TcpSync, Refusal::Window),
             Code::ShuttingDown => {}
             _ => count_refusal(Door::TcpSync, Refusal::Protocol),
         }
