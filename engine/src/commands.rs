@@ -39,6 +39,7 @@ impl Core {
         if connection.lines {
             framed = false;
             if let Err(empty) = self.line_rate.draw(&mut connection.line_bucket, self.now.since_start_ns) {
+                self.counters.over_line_rate += 1;
                 self.refuse(conn, seq, too_fast(empty.wait_ns));
                 return Ok(());
             }
@@ -60,6 +61,7 @@ impl Core {
         connection.take()?;
         let (slot, owner, user) = (connection.user_slot, connection.owner, connection.grant.user);
         if matches!(work, Work::CatchUp(_)) && !connection.begin_catch_up(seq) {
+            self.counters.busy_catch_ups += 1;
             self.refuse(conn, seq, Fault::busy("Wait for the answers to earlier catch-ups."));
             return Ok(());
         }
@@ -100,10 +102,12 @@ impl Core {
             Found::Loading(slot) => {
                 let waiters_max = self.shared.config.limits.load_waiters_max;
                 if let Err(waiting) = self.users.wait(slot, waiting, waiters_max) {
+                    self.counters.busy_load_waiters += 1;
                     self.refuse_waiting(waiting, Fault::busy("Too much waits for this user to be loaded."));
                 }
             }
             Found::Absent if self.loads >= self.shared.config.limits.loads_max => {
+                self.counters.busy_loads += 1;
                 self.refuse_waiting(waiting, Fault::busy("Too many users are being loaded."));
             }
             Found::Absent => {
@@ -130,6 +134,7 @@ impl Core {
                     return self.update(slot, conn, seq, &update, framed);
                 }
                 if update.ack_database && self.is_held_full() {
+                    self.counters.busy_held += 1;
                     return self.gate_user(slot, None, target, Err(too_much_held()));
                 }
                 let lane = update.ack_database.then(|| self.users.get(slot).lane);
@@ -160,9 +165,11 @@ impl Core {
         #[cfg(test)]
         crate::sim::hook::update(self.users.get(slot).state.user(), conn, seq, update);
         if framed && let Err(empty) = self.frame_rate.draw(&mut self.users.get(slot).frames, self.now.since_start_ns) {
+            self.counters.over_frame_rate += 1;
             return self.gate_user(slot, None, Target::Connection { conn, seq }, Err(too_fast(empty.wait_ns)));
         }
         if update.ack_database && self.is_held_full() {
+            self.counters.busy_held += 1;
             return self.gate_user(slot, None, Target::Connection { conn, seq }, Err(too_much_held()));
         }
         match self.change(slot, &update.command(), Some(conn), update.device) {

@@ -236,7 +236,9 @@ impl Engine {
                 Ok(RateView { limit, remaining: drawn.remaining, reset_s })
             }
             Err(empty) => {
-                self.shard.core.borrow_mut().counters.refused(Code::RateLimited);
+                let mut core = self.shard.core.borrow_mut();
+                core.counters.refused(Code::RateLimited);
+                core.counters.over_api_rate += 1;
                 let wait_ms = empty.wait_ns.div_ceil(1_000_000);
                 Err(Fault::new(Code::RateLimited, "More requests than the limit allows.").retry_after_ms(wait_ms))
             }

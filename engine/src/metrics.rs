@@ -13,6 +13,13 @@ pub(crate) struct Counters {
     pub(crate) busy_journal: u64,
     pub(crate) busy_dirty: u64,
     pub(crate) busy_mailbox: u64,
+    pub(crate) busy_held: u64,
+    pub(crate) busy_loads: u64,
+    pub(crate) busy_load_waiters: u64,
+    pub(crate) busy_catch_ups: u64,
+    pub(crate) over_frame_rate: u64,
+    pub(crate) over_line_rate: u64,
+    pub(crate) over_api_rate: u64,
     pub(crate) loads: u64,
     pub(crate) load_failures: u64,
     pub(crate) revoked_connections: u64,
@@ -37,6 +44,13 @@ pub(crate) struct Handles {
     busy_journal: metrics::Counter,
     busy_dirty: metrics::Counter,
     busy_mailbox: metrics::Counter,
+    busy_held: metrics::Counter,
+    busy_loads: metrics::Counter,
+    busy_load_waiters: metrics::Counter,
+    busy_catch_ups: metrics::Counter,
+    over_frame_rate: metrics::Counter,
+    over_line_rate: metrics::Counter,
+    over_api_rate: metrics::Counter,
     loads: metrics::Counter,
     load_failures: metrics::Counter,
     revoked_connections: metrics::Counter,
@@ -71,6 +85,13 @@ impl Handles {
             busy_journal: busy("update", "journal"),
             busy_dirty: busy("update", "store_backlog"),
             busy_mailbox: busy("update", "mailbox_full"),
+            busy_held: busy("update", "held_full"),
+            busy_loads: busy("user", "loads_full"),
+            busy_load_waiters: busy("user", "load_waiters_full"),
+            busy_catch_ups: busy("catch_up", "unanswered"),
+            over_frame_rate: busy("update", "rate"),
+            over_line_rate: busy("line", "rate"),
+            over_api_rate: busy("request", "rate"),
             loads: metrics::counter!("mangahub_user_loads_total", "outcome" => "loaded"),
             load_failures: metrics::counter!("mangahub_user_loads_total", "outcome" => "failed"),
             revoked_connections: metrics::counter!("mangahub_connections_revoked_total"),
@@ -96,6 +117,13 @@ impl Handles {
         self.busy_journal.increment(counters.busy_journal);
         self.busy_dirty.increment(counters.busy_dirty);
         self.busy_mailbox.increment(counters.busy_mailbox);
+        self.busy_held.increment(counters.busy_held);
+        self.busy_loads.increment(counters.busy_loads);
+        self.busy_load_waiters.increment(counters.busy_load_waiters);
+        self.busy_catch_ups.increment(counters.busy_catch_ups);
+        self.over_frame_rate.increment(counters.over_frame_rate);
+        self.over_line_rate.increment(counters.over_line_rate);
+        self.over_api_rate.increment(counters.over_api_rate);
         self.loads.increment(counters.loads);
         self.load_failures.increment(counters.load_failures);
         self.revoked_connections.increment(counters.revoked_connections);
