@@ -88,7 +88,8 @@ impl Operations {
         // From the journal's end, because the writer does not count what it left in the segments.
         let lag_records = journal.end.0.saturating_sub(reading.reached.0).max(reading.lag_records);
         metrics::gauge!("mangahub_store_lag_records").set(lag_records as f64);
-        metrics::gauge!("mangahub_store_lag_ms").set(reading.lag_ms as f64);
+        let lag_ms = if lag_records == 0 { 0 } else { reading.lag_ms };
+        metrics::gauge!("mangahub_store_lag_ms").set(lag_ms as f64);
         metrics::counter!("mangahub_store_rows_total").absolute(reading.rows);
         metrics::counter!("mangahub_store_batches_total").absolute(reading.batches);
         metrics::counter!("mangahub_parked_records_total").absolute(reading.parked);

@@ -156,6 +156,7 @@ impl Worker {
                         return Ended::GivenUp;
                     }
                 }
+                Ok(Next::Idle) if self.pending.is_empty() => self.stats.nothing_waits(),
                 Ok(Next::Idle) => {}
                 Ok(Next::Closed) => return self.deliver(),
                 Err(error) => {
@@ -197,7 +198,7 @@ impl Worker {
         for lane in crate::lane::Lane::all() {
             self.cursors.publish(lane, reached.get(lane));
         }
-        self.stats.reached(reached.lowest());
+        self.stats.reached(reached.lowest(), self.pending.last_unix_ms());
         if let Ended::Done = ended {
             self.pending.clear();
         }

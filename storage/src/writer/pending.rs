@@ -21,6 +21,7 @@ pub(super) struct Pending {
     /// The last record looked at, whether it is in `entries` or was passed over.
     last: Lsn,
     first_unix_ms: Option<u64>,
+    last_unix_ms: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -47,7 +48,9 @@ impl Pending {
         let readable = record.is_ok();
         self.entries.push(Entry { lsn, lane, kind, version, readable, payload: start..self.payloads.len() });
         if let Ok(record) = record {
-            self.first_unix_ms.get_or_insert_with(|| record.version().unix_ms());
+            let made_unix_ms = record.version().unix_ms();
+            self.first_unix_ms.get_or_insert(made_unix_ms);
+            self.last_unix_ms = Some(made_unix_ms);
             // Nobody else has the rows while they are gathered: this does not copy.
             Arc::make_mut(&mut self.rows).add(&record);
         }
@@ -73,6 +76,11 @@ impl Pending {
         self.first_unix_ms
     }
 
+    /// When the newest of the records was made.
+    pub(super) fn last_unix_ms(&self) -> Option<u64> {
+        self.last_unix_ms
+    }
+
     /// The last record that was looked at.
     pub(super) fn last(&self) -> Lsn {
         self.last
@@ -84,7 +92,7 @@ impl Pending {
         self.payloads.clear();
         self.rows = Arc::default();
         self.last = Lsn::ZERO;
-        self.first_unix_ms = None;
+        (self.first_unix_ms, self.last_unix_ms) = (None, None);
     }
 
     /// The whole batch.

@@ -165,7 +165,9 @@ impl WriterStats {
 
     pub(super) fn waiting(&self, pending: &Pending, fed_rows: usize, from_segments: bool) {
         self.waiting_records.store((pending.records() + fed_rows) as u64, Relaxed);
-        self.waiting_since_unix_ms.store(pending.first_unix_ms().unwrap_or(0), Relaxed);
+        if let Some(first_unix_ms) = pending.first_unix_ms() {
+            self.waiting_since_unix_ms.store(first_unix_ms, Relaxed);
+        }
         self.from_segments.store(from_segments, Relaxed);
     }
 
@@ -199,9 +201,17 @@ impl WriterStats {
         shared.last_error = Some(error.to_owned());
     }
 
-    pub(super) fn reached(&self, lsn: Lsn) {
-        self.waiting_records.store(0, Relaxed);
+    /// The store has everything.
+    pub(super) fn nothing_waits(&self) {
         self.waiting_since_unix_ms.store(0, Relaxed);
+    }
+
+    /// The store has everything up to `lsn`. What comes behind it is as old as the newest record of the batch, or younger.
+    pub(super) fn reached(&self, lsn: Lsn, newest_unix_ms: Option<u64>) {
+        self.waiting_records.store(0, Relaxed);
+        if let Some(newest_unix_ms) = newest_unix_ms {
+            self.waiting_since_unix_ms.store(newest_unix_ms, Relaxed);
+        }
         let _shared = self.lock();
         self.reached.fetch_max(lsn.0, Relaxed);
         self.changed.notify_all();
