@@ -7,6 +7,7 @@
 mod faults_folder;
 mod faults_host;
 mod kill_nine;
+mod memory;
 mod serve;
 mod support;
 mod sync;

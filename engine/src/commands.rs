@@ -12,7 +12,7 @@ use crate::core::{Core, Release};
 use crate::fault::{ConflictState, Extra, Fault};
 use crate::message::{Answer, Attached, ConnRef, Request, Target, Work};
 use crate::request::{Acked, Announcement, Command, Done, ProgressView, SetProgress};
-use crate::users::{Found, Resident, Waiting};
+use crate::users::{Found, Waiting};
 
 /// The most that one command's records take in the journal, framing included: a progress record and a device's tombstone.
 const COMMAND_BYTES_MAX: usize = 1_024;
@@ -282,7 +282,6 @@ impl Core {
         origin: Option<ConnRef>,
         device: Option<proto::DeviceId>,
     ) {
-        let catch_up_events = self.shared.config.limits.catch_up_events;
         let resident = self.users.get(slot);
         let view = match (change.view(), &change.record) {
             (Some(view), _) => Some(view),
@@ -291,15 +290,9 @@ impl Core {
             _ => None,
         };
         let Some(view) = view else { return };
-        resident.position += 1;
+        resident.announce(change.record.version(), &self.clock);
         #[cfg(test)]
         crate::sim::hook::moved(resident.state.user(), resident.position, view.manga);
-        if let Some(ring) = &mut resident.ring {
-            if ring.len() >= catch_up_events {
-                ring.pop_front();
-            }
-            ring.push_back(view.manga);
-        }
         let others = resident.connections.iter().any(|conn| Some(*conn) != origin);
         if others {
             let (ticket, position, user) = (resident.ticket, resident.position, resident.state.user());
@@ -350,7 +343,6 @@ impl Core {
         }
         self.users.pin(slot, conn);
         let resident = self.users.get(slot);
-        resident.ring.get_or_insert_default();
         let last_seq = device.map_or(proto::DeviceSeq(0), |device| resident.state.last_seq(device));
         let position = resident.position;
         Ok(Attached { last_seq, resume: self.resume(position), user_slot: slot })
@@ -388,14 +380,6 @@ fn nothing_in(manga: proto::MangaId) -> ProgressView {
         ahead_of_catalogue: false,
         device: None,
         deleted: true,
-    }
-}
-
-impl Resident {
-    /// Whether anybody listens or has listened.
-    pub(crate) fn covers(&self, position: u64) -> bool {
-        let kept = self.ring.as_ref().map_or(0, |ring| ring.len() as u64);
-        position <= self.position && position >= self.position - kept
     }
 }
 

@@ -102,8 +102,6 @@ pub struct Limits {
     pub loads_max: usize,
     /// Answers of one shard that may wait for the store; past it a change that wants the database is busy.
     pub held_answers_max: usize,
-    /// Events kept for catch-up per user.
-    pub catch_up_events: usize,
     /// Jobs waiting for the hashing thread.
     pub hashing_queue: usize,
     /// Bytes of journal.
@@ -137,7 +135,6 @@ impl Default for Limits {
             load_waiters_max: 4_096,
             loads_max: 256,
             held_answers_max: 65_536,
-            catch_up_events: 256,
             hashing_queue: 64,
             journal_bytes_max: 8 << 30,
             journal_segment_bytes: storage::journal::JournalConfig::SEGMENT_BYTES,

@@ -29,7 +29,7 @@ use crate::metrics::Counters;
 use crate::request::{Acked, Announcement};
 use crate::shard::Shard;
 use crate::shared::Shared;
-use crate::users::Users;
+use crate::users::{Users, give_back};
 
 /// Announcements that may wait for another shard's mailbox, per shard; past it the receiving connection is closed as slow.
 const OUTBOX_EVENTS_MAX: usize = 8_192;
@@ -220,6 +220,14 @@ impl Core {
         self.send_outbox();
         let held = self.release_held();
         held || !self.departures.is_empty() || self.outbox.iter().any(|waiting| !waiting.is_empty())
+    }
+
+    /// Gives back what a burst needed of the queues.
+    pub(crate) fn give_back(&mut self) {
+        give_back(&mut self.gate);
+        give_back(&mut self.held);
+        give_back(&mut self.departures);
+        self.outbox.iter_mut().for_each(give_back);
     }
 
     /// Answers that wait for the journal, and those that wait for the store.

@@ -42,7 +42,7 @@ pub enum Extra {
         /// What the call needs.
         required: &'static str,
         /// What the grant has.
-        granted: Vec<String>,
+        granted: Vec<&'static str>,
     },
 }
 

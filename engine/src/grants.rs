@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use arc_swap::ArcSwap;
+use hub::Scope;
 use proto::{Code, GrantId, UserId};
 use runtime::notify::Notify;
 use rustc_hash::FxHashMap;
@@ -29,7 +30,7 @@ impl Peer {
     }
 }
 
-pub use hub::Role;
+pub use hub::{Role, ScopeSet};
 
 /// A checked credential. Cheap to share; says nothing about revocation after it was made (the engine checks that again).
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,12 +41,10 @@ pub struct Grant {
     pub user: UserId,
     /// The account's name.
     pub username: String,
-    /// The account's address.
-    pub email: String,
     /// The account's role when the token was made.
     pub role: Role,
     /// What it may do, as in the token.
-    pub scopes: Vec<String>,
+    pub scopes: ScopeSet,
     /// When the token ends, in seconds since 1970. A connection may outlive it; a request may not.
     pub expires_at_s: u64,
 }
@@ -53,17 +52,17 @@ pub struct Grant {
 impl Grant {
     /// Refuses with `required` and `granted` unless the grant has the scope. `write:*` covers every `write:..`.
     pub fn require(&self, scope: &'static str) -> Result<(), Fault> {
-        let covers = |granted: &String| {
+        let covers = |granted: &'static str| {
             granted == scope
                 || granted.strip_suffix('*').is_some_and(|kind| kind.ends_with(':') && scope.starts_with(kind))
         };
-        if self.scopes.iter().any(covers) {
+        if self.scopes.iter().map(Scope::as_str).any(covers) {
             return Ok(());
         }
         Err(Fault {
             code: Code::Forbidden,
             detail: format!("This needs the scope {scope}.").into(),
-            extra: Extra::Scope { required: scope, granted: self.scopes.clone() },
+            extra: Extra::Scope { required: scope, granted: self.scopes.iter().map(Scope::as_str).collect() },
         })
     }
 }
@@ -164,14 +163,13 @@ mod tests {
             id: GrantId::new_v7(),
             user: UserId::default(),
             username: String::new(),
-            email: String::new(),
             role: Role::Admin,
-            scopes: vec!["read:manga".into(), "write:*".into()],
+            scopes: ScopeSet::from_words(["read:manga", "write:*"]),
             expires_at_s: 0,
         };
         assert!(grant.require("write:progress").is_ok() && grant.require("read:manga").is_ok());
         assert!(grant.require("read:library").is_err() && grant.require("delete:manga").is_err());
-        grant.scopes = vec!["*".into()];
+        grant.scopes = ScopeSet::from_words(["*"]);
         assert!(grant.require("write:progress").is_err());
     }
 }

@@ -47,7 +47,7 @@ pub use catalogue::{Catalogue, Series};
 pub use config::{EngineConfig, Limits, Registration, TokenConfig};
 pub use fanout::{Encode, Encoders, WireForm};
 pub use fault::{ConflictState, Extra, Fault, FieldFault};
-pub use grants::{Grant, Peer, Role};
+pub use grants::{Grant, Peer, Role, ScopeSet};
 pub use request::{
     Acked, Announcement, CatchUp, Command, DeviceView, Done, HistoryView, LibraryView, ProgressView, Query,
     ResumeToken, SetProgress, Strategy, View,

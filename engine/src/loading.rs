@@ -66,8 +66,8 @@ impl Core {
 
     fn fill(&mut self, user: UserId, state: UserState) {
         self.counters.loads += 1;
-        // Above every position that this user had earlier in this boot: each announcement since took a version of this clock.
-        let position = self.clock.high_water().0.max(proto::Version::from_unix_ms(self.now.wall_ms).0);
+        // Not below any position that this user had earlier in this boot: each was at most this clock's version of then.
+        let position = self.clock.high_water().0;
         let position = if sabotaged(Sabotage::RestartedStream) { 0 } else { position };
         let (slot, waiters) = self.users.fill(user, state, position);
         for waiting in waiters {

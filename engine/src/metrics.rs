@@ -57,6 +57,7 @@ pub(crate) struct Handles {
     refused: Vec<metrics::Counter>,
     users: metrics::Gauge,
     user_bytes: metrics::Gauge,
+    user_bytes_max: metrics::Gauge,
     dirty_bytes: metrics::Gauge,
     connections: metrics::Gauge,
     gated: metrics::Gauge,
@@ -100,6 +101,7 @@ impl Handles {
                 .collect(),
             users: metrics::gauge!("mangahub_users_in_memory", "shard" => shard.clone()),
             user_bytes: metrics::gauge!("mangahub_user_bytes", "shard" => shard.clone()),
+            user_bytes_max: metrics::gauge!("mangahub_user_bytes_max", "shard" => shard.clone()),
             dirty_bytes: metrics::gauge!("mangahub_user_bytes_not_stored", "shard" => shard.clone()),
             connections: metrics::gauge!("mangahub_live_connections", "shard" => shard.clone()),
             gated: metrics::gauge!("mangahub_answers_waiting_for_the_disk", "shard" => shard),
@@ -134,6 +136,7 @@ impl Handles {
         }
         self.users.set(levels.users.users as f64);
         self.user_bytes.set(levels.users.bytes as f64);
+        self.user_bytes_max.set(levels.users.bytes_max as f64);
         self.dirty_bytes.set(levels.users.dirty_bytes as f64);
         self.connections.set(levels.connections as f64);
         self.gated.set(levels.gated as f64);

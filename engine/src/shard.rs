@@ -197,6 +197,7 @@ impl Shard {
             core.users.settle(&self.shared.cursors);
             core.users.evict();
             core.send_outbox();
+            core.give_back();
             let since_start_ms = driver::now(self.shared.started).since_start_ns / 1_000_000;
             core.lockouts.forget(since_start_ms);
             let levels = Levels {

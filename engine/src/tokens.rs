@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hub::Role;
+use hub::{Role, ScopeSet};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use proto::{Code, SessionId, UserId};
 use ring::digest;
@@ -136,12 +136,13 @@ impl Tokens {
                 _ => "The token is not valid.",
             })
         })?;
-        let Claims { user_id, username, email, role, scopes, sub, sid, exp, .. } = claims.claims;
+        let Claims { user_id, username, role, scopes, sub, sid, exp, .. } = claims.claims;
         if sub != user_id || sid.is_nil() {
             return Err(refused("The token is not valid."));
         }
         let role = role.parse().map_err(|_| refused("The token is not valid."))?;
-        Ok(Grant { id: sid, user: user_id, username, email, role, scopes, expires_at_s: exp })
+        let scopes = ScopeSet::from_words(scopes.iter().map(String::as_str));
+        Ok(Grant { id: sid, user: user_id, username, role, scopes, expires_at_s: exp })
     }
 }
 

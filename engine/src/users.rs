@@ -4,8 +4,8 @@
 
 use std::collections::VecDeque;
 
-use hub::UserState;
-use proto::{MangaId, NodeId, UserId};
+use hub::{Hlc, UserState};
+use proto::{NodeId, UserId, Version};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 use storage::journal::{Cursors, Durable, Lsn, Ticket};
@@ -27,8 +27,17 @@ const SETTLE_SCAN: usize = 256;
 /// Watermarks remembered to tell which position a ticket reached; past it every other one goes.
 const MARKS_MAX: usize = 4_096;
 
-/// Fixed memory of a user beside the state's own heap.
-const USER_BYTES: usize = size_of::<Resident>() + 64;
+/// Room that a list which doubles has on average beside what is in it, in halves: 3/2 of the contents.
+const LIST_HALVES: usize = 3;
+
+/// Fixed memory of a user beside the state's own heap: the resident, its places in the table and in the map (the map's with a
+/// byte of control), and what the allocator adds to three allocations.
+const USER_BYTES: usize = size_of::<Resident>()
+    + (size_of::<(UserId, Slot)>() + size_of::<(UserId, u32)>() + 1) * LIST_HALVES / 2
+    + 3 * ALLOCATION_BYTES;
+
+/// What an allocation costs beside its contents: rounding up to the allocator's size, half a sixteenth of it or eight bytes.
+const ALLOCATION_BYTES: usize = 16;
 
 /// Work that waits for its user.
 pub(crate) struct Waiting {
@@ -43,10 +52,10 @@ pub(crate) struct Resident {
     pub(crate) lane: Lane,
     /// The hand-over of the last change; what is computed from `state` leaves when it is durable.
     pub(crate) ticket: Ticket,
-    /// Where the user's stream of announcements stands.
+    /// Where the user's stream of announcements stands: see [`Resident::announce`].
     pub(crate) position: u64,
-    /// The series of the last announcements, oldest first, the last one at `position`. `None` until somebody listened.
-    pub(crate) ring: Option<VecDeque<MangaId>>,
+    /// From here on, what was announced since a position is what carries a later version.
+    exact_from: u64,
     pub(crate) connections: Vec<ConnRef>,
     pub(crate) frames: Bucket,
     bytes: usize,
@@ -177,7 +186,7 @@ impl Users {
             lane: lane_of(user),
             ticket: Ticket::default(),
             position,
-            ring: None,
+            exact_from: position,
             connections: Vec::new(),
             frames: Bucket::default(),
             bytes,
@@ -209,7 +218,10 @@ impl Users {
     /// A connection of this user was attached: the user stays.
     pub(crate) fn pin(&mut self, slot: u32, conn: ConnRef) {
         self.unlist(slot);
-        self.get(slot).connections.push(conn);
+        let connections = &mut self.get(slot).connections;
+        // Most users have one, and keep it for long.
+        connections.reserve_exact(1);
+        connections.push(conn);
     }
 
     /// A connection has gone; with the last one the user may go. One that still waits for its user to be loaded waits no more.
@@ -222,6 +234,7 @@ impl Users {
             Slot::Resident(resident) => {
                 resident.connections.retain(|known| *known != conn);
                 if resident.connections.is_empty() {
+                    resident.connections = Vec::new();
                     self.list(slot);
                 }
             }
@@ -234,8 +247,7 @@ impl Users {
             unreachable!("only resident users change")
         };
         resident.ticket = ticket;
-        let ring_bytes = resident.ring.as_ref().map_or(0, |ring| ring.capacity() * size_of::<MangaId>());
-        let bytes = USER_BYTES + resident.state.heap_bytes() + ring_bytes;
+        let bytes = USER_BYTES + resident.state.heap_bytes();
         if bytes != resident.bytes {
             self.bytes = self.bytes + bytes - resident.bytes;
             if resident.dirty {
@@ -300,6 +312,8 @@ impl Users {
         while self.marks.len() > 1 && self.marks[1].lsn <= lowest {
             self.marks.pop_front();
         }
+        give_back(&mut self.marks);
+        give_back(&mut self.dirty);
     }
 
     /// Makes room, if there is too little.
@@ -328,6 +342,7 @@ impl Users {
         Figures {
             users: self.by_id.len(),
             bytes: self.bytes,
+            bytes_max: self.bytes_max,
             dirty_bytes: self.dirty_bytes,
             evictions: self.evictions,
             recovered: self.recovered.len(),
@@ -375,14 +390,44 @@ impl Users {
     }
 }
 
+impl Resident {
+    /// The stream moves on, because of a change of this `version`, and answers where it stands then. A position is the version of
+    /// the change that is announced there, so that the state itself says what somebody missed. Only a version that is not
+    /// this clock's own (a row came from a node whose clock is far ahead) counts one up instead; what was missed before such a
+    /// place cannot be told.
+    pub(crate) fn announce(&mut self, version: Version, clock: &Hlc) -> u64 {
+        let restarted = sabotaged(Sabotage::RestartedStream);
+        if version.0 > self.position && version <= clock.high_water() && !restarted {
+            self.position = version.0;
+        } else {
+            self.position += 1;
+            self.exact_from = self.position;
+        }
+        self.position
+    }
+
+    /// Whether what was announced after `position` can be told.
+    pub(crate) fn covers(&self, position: u64) -> bool {
+        (self.exact_from..=self.position).contains(&position)
+    }
+}
+
 /// What the table holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Figures {
     pub(crate) users: usize,
     pub(crate) bytes: usize,
+    pub(crate) bytes_max: usize,
     pub(crate) dirty_bytes: usize,
     pub(crate) evictions: u64,
     pub(crate) recovered: usize,
+}
+
+/// Gives back most of a queue's room when a burst has left it much larger than what is in it.
+pub(crate) fn give_back<T>(queue: &mut VecDeque<T>) {
+    if queue.capacity() > 1_024 && queue.len() < queue.capacity() / 8 {
+        queue.shrink_to(queue.len() * 2);
+    }
 }
 
 /// A user's state from what the store has and what the journal had at boot.

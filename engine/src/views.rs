@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use hub::LocalDay;
 use proto::{MangaId, UserId, Version};
-use rustc_hash::FxHashSet;
 use storage::store::HistoryAfter;
 
 use crate::core::Core;
@@ -63,14 +62,9 @@ impl Core {
             .filter(|token| token.node() == folder_id && token.epoch() == epoch && resident.covers(token.position()));
         let states: Vec<ProgressView> = match known {
             Some(token) => {
-                let missed = (resident.position - token.position()) as usize;
-                let mut seen = FxHashSet::default();
-                let mut newest_first: Vec<ProgressView> = (resident.ring.iter().flatten().rev().take(missed))
-                    .filter(|manga| seen.insert(**manga))
-                    .filter_map(|manga| resident.state.state_of(*manga).map(ProgressView::from))
-                    .collect();
-                newest_first.reverse();
-                newest_first
+                let mut missed: Vec<_> = resident.state.progress_since(Version(token.position())).collect();
+                missed.sort_unstable_by_key(|(version, _)| *version);
+                missed.into_iter().map(|(_, view)| ProgressView::from(view)).collect()
             }
             None => {
                 // Somebody who knew something must hear of what was deleted since.

@@ -55,6 +55,13 @@ impl Series {
     fn state(&self) -> Option<ProgressView> {
         self.progress.as_ref().map(|row| ProgressView::new(self.manga, row, self.status()))
     }
+
+    /// The version of the last change to what [`Series::state`] shows.
+    fn shown_at(&self) -> Version {
+        let status = self.library.filter(|_| self.live_progress().is_some());
+        let progress = self.progress.map_or(Version::ZERO, |row| row.key.version);
+        progress.max(status.map_or(Version::ZERO, |row| row.version))
+    }
 }
 
 /// A user's state.
@@ -169,6 +176,13 @@ impl UserState {
     /// Progress in every series, tombstones (`deleted`) included, in the order of series ids.
     pub fn progress_views(&self) -> impl Iterator<Item = ProgressView> {
         self.series.iter().filter_map(Series::state)
+    }
+
+    /// Progress in every series in which it changed after `version`, its status included and tombstones too, each with the version
+    /// of that change; in the order of series ids.
+    pub fn progress_since(&self, version: Version) -> impl Iterator<Item = (Version, ProgressView)> {
+        let changed = self.series.iter().filter(move |series| series.shown_at() > version);
+        changed.filter_map(|series| Some((series.shown_at(), series.state()?)))
     }
 
     /// One series in the library.

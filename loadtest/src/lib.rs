@@ -25,5 +25,6 @@ pub mod threads;
 pub mod timeline;
 pub mod tls;
 pub mod tokens;
+pub mod touch;
 pub mod verify;
 pub mod workload;

@@ -33,9 +33,8 @@ pub(crate) fn grant(user: UserId) -> Grant {
         id: GrantId::default(),
         user,
         username: String::new(),
-        email: String::new(),
         role: Role::User,
-        scopes: Vec::new(),
+        scopes: crate::grants::ScopeSet::EMPTY,
         expires_at_s: u64::MAX,
     }
 }

@@ -395,7 +395,6 @@ fn config(folder: &std::path::Path, random: &mut Random) -> EngineConfig {
     limits.load_waiters_max = random.pick(&[2, 4_096]);
     limits.loads_max = random.pick(&[1, 256]);
     limits.held_answers_max = random.pick(&[2, 65_536]);
-    limits.catch_up_events = random.pick(&[1, 8, 256]);
     config
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use hub::record::{LibraryRecord, Record};
-use proto::{ReadingStatus, Version};
+use proto::{MangaId, ReadingStatus};
 use storage::journal::LaneCursors;
 
 fn waiting() -> Waiting {
@@ -101,4 +101,66 @@ fn what_the_journal_had_is_merged_until_the_store_has_it() {
     Lane::all().for_each(|lane| cursors.publish(lane, Lsn(7)));
     users.settle(&cursors);
     assert!(users.recovered(user).is_none());
+}
+
+#[test]
+fn positions_only_grow_and_a_version_of_another_clock_is_told_from_our_own() {
+    let mut users = Users::new(usize::MAX, usize::MAX);
+    let (_, slot) = filled(&mut users);
+    let resident = users.get(slot);
+    let wall_ms = 1_900_000_000_000;
+    let mut clock = Hlc::default();
+    let first = clock.next(wall_ms, Version::ZERO);
+    assert_eq!(resident.announce(first, &clock), first.0);
+    let second = clock.next(wall_ms, Version::ZERO);
+    assert_eq!(resident.announce(second, &clock), second.0);
+    assert!(
+        resident.covers(0) && resident.covers(first.0) && resident.covers(second.0) && !resident.covers(second.0 + 1)
+    );
+    // The row came from a node an hour ahead; its version says nothing about this stream.
+    let ahead = clock.next(wall_ms, Version::from_unix_ms(wall_ms + 3_600_000));
+    let third = resident.announce(ahead, &clock);
+    assert!(third > second.0 && third <= clock.high_water().0);
+    assert!(!resident.covers(second.0) && resident.covers(third));
+    let fourth = clock.next(wall_ms, Version::ZERO);
+    assert_eq!(resident.announce(fourth, &clock), fourth.0);
+    assert!(resident.covers(third) && resident.covers(fourth.0));
+}
+
+/// Resident memory of this process: proc(5), second field of statm, in pages of 4 KiB.
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("proc");
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    pages.expect("a number of pages") * 4_096
+}
+
+#[test]
+fn users_are_counted_as_what_they_take() {
+    const USERS: usize = 10_000;
+    let mut users = Users::new(usize::MAX, usize::MAX);
+    let mut clock = Hlc::default();
+    let before = resident_bytes();
+    for _ in 0..USERS {
+        let (_, slot) = filled(&mut users);
+        for change in 0..10_u64 {
+            let command = hub::Command::SetProgress(hub::SetProgress {
+                device: Some(proto::DeviceId::from_bytes([1 + change as u8 % 2; 16])),
+                device_seq: Some(proto::DeviceSeq(change / 2 + 1)),
+                ..hub::SetProgress::new(MangaId(change as i64), proto::Chapter::ZERO)
+            });
+            let mut context = hub::Context {
+                wall_ms: 1_900_000_000_000,
+                clock: &mut clock,
+                facts: Some(hub::SeriesFacts { total: None, status: proto::SeriesStatus::Ongoing }),
+                strict_total: false,
+                token_tag: &|_| [0; 16],
+            };
+            let outcome = hub::apply(&mut users.get(slot).state, &command, &mut context);
+            assert!(matches!(outcome, hub::Outcome::Applied(_)));
+            users.changed(slot, Ticket(1));
+        }
+    }
+    let (taken, counted) = (resident_bytes() - before, users.figures().bytes);
+    let ratio = counted as f64 / taken as f64;
+    assert!((0.8..1.25).contains(&ratio), "{} bytes each, counted as {}", taken / USERS, counted / USERS);
 }

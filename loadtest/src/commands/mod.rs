@@ -7,6 +7,7 @@ mod compare;
 mod floor;
 mod idle;
 mod sync;
+mod touch;
 
 pub(crate) use self::abuse::{AbuseArgs, abuse};
 pub(crate) use self::churn::{ChurnArgs, churn};
@@ -14,3 +15,4 @@ pub(crate) use self::compare::{CompareArgs, compare};
 pub(crate) use self::floor::{FloorArgs, floor};
 pub(crate) use self::idle::{IdleArgs, idle};
 pub(crate) use self::sync::{SyncArgs, sync};
+pub(crate) use self::touch::{TouchArgs, touch};

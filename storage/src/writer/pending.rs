@@ -86,13 +86,9 @@ impl Pending {
         self.last
     }
 
-    /// Starts the next batch.
+    /// Starts the next batch. The room of this one, some megabytes after a burst, is given back.
     pub(super) fn clear(&mut self) {
-        self.entries.clear();
-        self.payloads.clear();
-        self.rows = Arc::default();
-        self.last = Lsn::ZERO;
-        (self.first_unix_ms, self.last_unix_ms) = (None, None);
+        *self = Self::default();
     }
 
     /// The whole batch.

@@ -67,7 +67,8 @@ fn settings(conn: &Connection, config: &SqliteConfig, purpose: Purpose) -> rusql
     conn.pragma_update(None, "foreign_keys", true)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
     conn.pragma_update(None, "cache_size", -(i64::from(config.cache_kib)))?;
-    conn.pragma_update(None, "mmap_size", config.mmap_bytes as i64)?;
+    // Never mapped: a page that the disk cannot read must be an error and not a SIGBUS, and mapped pages count as ours.
+    conn.pragma_update(None, "mmap_size", 0)?;
     match purpose {
         Purpose::Write => {
             // A checkpoint every 1,000 pages of 4 KiB: larger ones made single commits (the one that happens to do it) three

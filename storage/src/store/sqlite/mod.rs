@@ -33,10 +33,8 @@ pub struct SqliteConfig {
     pub queue_max: usize,
     /// Threads that read.
     pub readers: usize,
-    /// Page cache per connection.
+    /// Page cache per connection, at most; a connection without requests has none.
     pub cache_kib: u32,
-    /// How much of the file is mapped at most, per connection.
-    pub mmap_bytes: u64,
     /// How long to wait for another process's lock (a backup, a shell).
     pub busy_timeout: Duration,
 }
@@ -49,7 +47,6 @@ impl SqliteConfig {
             queue_max: 1_024,
             readers: 2,
             cache_kib: 32 * 1_024,
-            mmap_bytes: 256 << 20,
             busy_timeout: Duration::from_secs(5),
         }
     }

@@ -1,11 +1,13 @@
 //! The threads that own the SQLite connections: one that writes, a few that read. Requests wait in bounded queues (full means
 //! `Busy`, at once) and are answered through one-shot channels, so any executor can wait for them. Account writes go before
-//! bulk ones and share a transaction with each other; a panic in one request takes that request with it, not the thread.
+//! bulk ones and share a transaction with each other; a panic in one request takes that request with it, not the thread. A
+//! connection that has nothing to do gives its page cache back: what a burst needed is not kept for the quiet after it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 use futures_util::FutureExt;
@@ -22,6 +24,10 @@ type Queue = SyncSender<Box<dyn Job>>;
 
 /// Account writes that share one transaction at most: one flush for all of them.
 const GROUP_MAX: usize = 64;
+
+/// How long a connection keeps its page cache without a request. The pages are still in the kernel's cache: reading one again
+/// costs a microsecond.
+const CACHE_KEPT: Duration = Duration::from_millis(500);
 
 /// One request on its way to a connection.
 trait Job: Send {
@@ -157,24 +163,57 @@ impl Drop for Writer {
 
 fn write_loop(conn: &Connection, urgent: &Receiver<Box<dyn Job>>, bulk: &Receiver<Box<dyn Job>>) {
     let mut group: Vec<Box<dyn Job>> = Vec::with_capacity(GROUP_MAX);
+    // When the last request was done, while its pages are cached.
+    let mut cached: Option<Instant> = None;
     loop {
         group.extend(urgent.try_iter().take(GROUP_MAX));
         if !group.is_empty() {
             run_group(conn, &mut group, "BEGIN IMMEDIATE");
+            cached = Some(Instant::now());
             continue;
         }
         match bulk.try_recv() {
             Ok(job) => {
                 group.push(job);
                 run_group(conn, &mut group, "BEGIN IMMEDIATE");
+                cached = Some(Instant::now());
             }
             // Both queues close together, and whatever was urgent before the close has just been looked for.
             Err(TryRecvError::Disconnected) => match urgent.try_recv() {
                 Ok(job) => group.push(job),
                 Err(_) => return,
             },
-            Err(TryRecvError::Empty) => thread::park(),
+            Err(TryRecvError::Empty) => match cached.map(|since| CACHE_KEPT.saturating_sub(since.elapsed())) {
+                None => thread::park(),
+                Some(Duration::ZERO) => {
+                    give_cache_back(conn);
+                    cached = None;
+                }
+                Some(left) => thread::park_timeout(left),
+            },
         }
+    }
+}
+
+fn read_loop(conn: &Connection, jobs: &Receiver<Box<dyn Job>>) {
+    let mut group = Vec::with_capacity(1);
+    while let Ok(job) = jobs.recv() {
+        let mut next = Ok(job);
+        while let Ok(job) = next {
+            group.push(job);
+            // One snapshot for all statements of a request.
+            run_group(conn, &mut group, "BEGIN DEFERRED");
+            next = jobs.recv_timeout(CACHE_KEPT);
+        }
+        if next.is_err_and(|ended| ended == RecvTimeoutError::Timeout) {
+            give_cache_back(conn);
+        }
+    }
+}
+
+fn give_cache_back(conn: &Connection) {
+    if let Err(error) = conn.release_memory() {
+        tracing::debug!(%error, "a connection to the store keeps its cache");
     }
 }
 
@@ -225,12 +264,7 @@ impl Readers {
         for (number, conn) in connections.into_iter().enumerate() {
             let (queue, jobs) = sync_channel::<Box<dyn Job>>(queue_max);
             let thread = thread::Builder::new().name(format!("store-read-{number}")).spawn(move || {
-                let mut group = Vec::with_capacity(1);
-                while let Ok(job) = jobs.recv() {
-                    group.push(job);
-                    // One snapshot for all statements of a request.
-                    run_group(&conn, &mut group, "BEGIN DEFERRED");
-                }
+                read_loop(&conn, &jobs);
             })?;
             readers.queues.push(queue);
             readers.threads.push(thread);
