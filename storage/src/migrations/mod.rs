@@ -2,6 +2,9 @@
 //! edited: its checksum is stored where it ran, and a difference is refused with an explanation. Running twice is nothing; a
 //! database newer than the binary is refused.
 
+mod postgres;
+
+pub use postgres::run_postgres;
 use ring::digest::{SHA256, digest};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
@@ -32,6 +35,13 @@ pub const SQLITE: &[Migration] = &[
     Migration { number: 1, name: "accounts", sql: include_str!("sqlite/0001_accounts.sql") },
     Migration { number: 2, name: "catalogue", sql: include_str!("sqlite/0002_catalogue.sql") },
     Migration { number: 3, name: "journalled", sql: include_str!("sqlite/0003_journalled.sql") },
+];
+
+/// The schema of a Postgres database, oldest first: the same tables, in its own types.
+pub const POSTGRES: &[Migration] = &[
+    Migration { number: 1, name: "accounts", sql: include_str!("postgres/0001_accounts.sql") },
+    Migration { number: 2, name: "catalogue", sql: include_str!("postgres/0002_catalogue.sql") },
+    Migration { number: 3, name: "journalled", sql: include_str!("postgres/0003_journalled.sql") },
 ];
 
 /// Why a database was not brought to the newest schema. What had run before stays; the failed step left nothing behind.

@@ -123,6 +123,34 @@ impl Rows {
     }
 }
 
+impl DeviceChange {
+    /// The device's row with the change; `None` when that is what is stored.
+    pub(crate) fn united(&self, id: DeviceId, stored: Option<Device>) -> Option<Device> {
+        let mut next = stored.clone();
+        if let Some(row) = &self.row {
+            match &mut next {
+                Some(next) => next.merge(row),
+                none => *none = Some(row.clone()),
+            }
+        }
+        for (stamp, version) in &self.stamps {
+            debug_assert_eq!(stamp.device, id, "stamps are kept by device");
+            match &mut next {
+                Some(next) => next.absorb(stamp, *version),
+                none => *none = Some(Device::from_stamp(stamp, *version)),
+            }
+        }
+        next.filter(|next| stored.as_ref() != Some(next))
+    }
+}
+
+/// Entries by key: neighbours in a table are written one after the other, by every writer in the same order.
+pub(crate) fn sorted<K: Ord + Copy, V>(rows: impl Iterator<Item = (K, V)>) -> Vec<(K, V)> {
+    let mut sorted: Vec<(K, V)> = rows.collect();
+    sorted.sort_unstable_by_key(|(key, _)| *key);
+    sorted
+}
+
 fn merge_at<K: Eq + Hash, V: Ord + Copy>(rows: &mut FxHashMap<K, V>, key: K, row: V) {
     rows.entry(key).and_modify(|known| *known = merge(*known, row)).or_insert(row);
 }

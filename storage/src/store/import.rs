@@ -219,7 +219,8 @@ enum RowKey {
 }
 
 fn tidied(mut row: ImportRow) -> ImportRow {
-    let trim = |text: String| text.trim().to_owned();
+    // A NUL is in no title, and not every database keeps one.
+    let trim = |text: String| text.replace('\0', "").trim().to_owned();
     let optional = |text: Option<String>| text.map(trim).filter(|text| !text.is_empty());
     row.title = trim(row.title);
     row.author = optional(row.author);

@@ -6,7 +6,11 @@ pub mod account;
 pub mod batch;
 pub mod catalogue;
 pub mod error;
+mod history;
 pub mod import;
+pub mod postgres;
+#[cfg(feature = "fault")]
+pub mod seam;
 pub mod sqlite;
 pub mod state;
 mod text_list;
@@ -23,6 +27,7 @@ pub use account::{
 pub use batch::{Applied, Batch, NewParked, Rows};
 pub use catalogue::{ImportReport, ImportRow, MangadexId, RejectReason, RejectedRow, RenamedSlug, SeriesRow};
 pub use error::{StoreError, UniqueField};
+pub use postgres::{PostgresConfig, PostgresStore};
 pub use sqlite::{SqliteConfig, SqliteStore};
 pub use state::{HistoryAfter, HistoryDay, HistoryPage, LoadedUser, ParkedRecord, StoreCheck, TableCount};
 
@@ -37,10 +42,13 @@ pub type SharedStore = Arc<dyn Store>;
 /// A database that holds users, their state and the catalogue.
 ///
 /// Every method may answer [`StoreError::Busy`] and [`StoreError::Unavailable`]; only the further errors are named. A method
-/// that failed has changed nothing.
+/// that failed has changed nothing, unless it says that the connection broke while committing: then nobody knows.
 pub trait Store: Send + Sync + 'static {
-    /// In a word, for the banner and the logs: `sqlite`.
+    /// In a word, for the banner and the logs: `sqlite`, `postgres`.
     fn kind(&self) -> &'static str;
+
+    /// Where it is, for a person: a path, or host, port and database; never a password.
+    fn place(&self) -> String;
 
     /// The store's own id, made with it.
     fn store_id(&self) -> StoreId;
@@ -56,8 +64,9 @@ pub trait Store: Send + Sync + 'static {
     /// Accepts what the store has: sets the journal's cursors, whatever they were (`mangahub db adopt`).
     fn adopt(&self, journal: JournalId, cursors: LaneCursors) -> Answer<()>;
 
-    /// Applies rows, parks records and moves cursors in one transaction. Rows behind what is stored change nothing, so any
-    /// batch may be applied any number of times. [`StoreError::Refused`]: some row of it cannot be stored; bisect.
+    /// Applies rows, parks records and moves cursors: what is of one lane in one transaction with that lane's cursor. Rows behind
+    /// what is stored change nothing, so any batch may be applied any number of times; one that failed may have been stored for
+    /// some lanes, whole. [`StoreError::Refused`]: some row of it cannot be stored; bisect.
     fn apply(&self, batch: Batch) -> Answer<Applied>;
 
     /// The parked records, oldest first.
@@ -119,8 +128,8 @@ pub trait Store: Send + Sync + 'static {
     /// Notes when sessions were last heard of; never moves one back. Send many at once, seldom.
     fn touch_sessions(&self, seen: Vec<(SessionId, u64)>) -> Answer<()>;
 
-    /// Grants revoked at or after a time that are still worth remembering then.
-    fn revocations(&self, since_unix_ms: u64, now_unix_ms: u64) -> Answer<Vec<Revocation>>;
+    /// Grants revoked at or after a time that are still worth remembering then: the newest `rows_max`, newest first.
+    fn revocations(&self, since_unix_ms: u64, now_unix_ms: u64, rows_max: usize) -> Answer<Vec<Revocation>>;
 
     /// Removes what nothing can name any more: expired tokens, ended sessions, old revocations, and tombstones whose change
     /// is older than `tombstones_before_unix_ms`. Some thousand rows at a time; call again until nothing was removed.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 pub(crate) use futures_executor::block_on as wait;
-use storage::store::{SharedStore, SqliteConfig, SqliteStore};
+use storage::store::{PostgresConfig, PostgresStore, SharedStore, SqliteConfig, SqliteStore};
+
+use crate::postgres_server::PostgresServer;
 
 /// One fresh store.
 pub(crate) trait Backend: Sized {
@@ -107,6 +109,62 @@ impl Backend for Sqlite {
 
     fn come_back(&mut self) {
         self.lock = None;
+    }
+}
+
+/// A database of its own on a server of its own.
+pub(crate) struct Postgres {
+    // Closed before its server ends.
+    store: Option<Arc<PostgresStore>>,
+    server: PostgresServer,
+}
+
+impl Postgres {
+    fn on(server: PostgresServer) -> Self {
+        let store = PostgresStore::open(&PostgresConfig::new(server.url()), 1_000).unwrap();
+        Self { store: Some(Arc::new(store)), server }
+    }
+}
+
+impl Backend for Postgres {
+    fn fresh() -> Self {
+        Self::on(PostgresServer::start())
+    }
+
+    fn store(&self) -> SharedStore {
+        self.store.clone().unwrap()
+    }
+
+    fn reopened(mut self) -> Self {
+        let store = self.store.take().unwrap();
+        assert_eq!(Arc::strong_count(&store), 1, "nobody else holds the store when it is reopened");
+        drop(store);
+        Self::on(self.server)
+    }
+
+    fn dump(&self) -> String {
+        self.server.dump()
+    }
+
+    fn refuse_series(&self, manga: i64) {
+        self.server.query(&format!(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE EXCEPTION 'this series is refused'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON user_progress
+                 FOR EACH ROW WHEN (NEW.manga_id = {manga}) EXECUTE FUNCTION refuse()"
+        ));
+    }
+
+    fn refuse_nothing(&self) {
+        self.server.query("DROP FUNCTION refuse CASCADE");
+    }
+
+    fn go_away(&mut self) {
+        self.server.set_read_only(true);
+    }
+
+    fn come_back(&mut self) {
+        self.server.set_read_only(false);
     }
 }
 

@@ -7,11 +7,13 @@ mod accounts;
 mod backend;
 mod catalogue;
 mod journalled;
+#[path = "../support/postgres.rs"]
+mod postgres_server;
 mod sample;
 mod sessions;
 mod writing;
 
-use backend::{Backend, Sqlite};
+use backend::{Backend, Postgres, Sqlite};
 
 macro_rules! suite {
     ($store:ident: $backend:ty { $($room:ident :: { $($promise:ident),* $(,)? })* }) => {
@@ -88,3 +90,4 @@ macro_rules! every_promise_on {
 }
 
 every_promise_on!(sqlite: Sqlite);
+every_promise_on!(postgres: Postgres);

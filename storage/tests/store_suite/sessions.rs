@@ -47,9 +47,9 @@ pub(crate) fn a_used_token_ends_its_session(backend: impl Backend) {
     assert_eq!(wait(store.rotate(rotate(2, 4, NOW + 30))), Ok(Rotation::Expired), "its successor is worth nothing");
     assert_eq!(wait(store.rotate(rotate(3, 4, NOW + 30))), Ok(Rotation::Unknown), "the thief got none");
     assert_eq!(wait(store.sessions(user, NOW + 30)), Ok(vec![]));
-    assert_eq!(wait(store.revocations(NOW, NOW + 30)), Ok(vec![revoked]));
+    assert_eq!(wait(store.revocations(NOW, NOW + 30, 10)), Ok(vec![revoked]));
     let backend = backend_after(backend, store);
-    assert_eq!(wait(backend.store().revocations(NOW, NOW + 30)), Ok(vec![revoked]));
+    assert_eq!(wait(backend.store().revocations(NOW, NOW + 30, 10)), Ok(vec![revoked]));
 }
 
 fn backend_after<B: Backend>(backend: B, store: storage::store::SharedStore) -> B {
@@ -84,7 +84,7 @@ pub(crate) fn an_expired_token_is_not_rotated(backend: impl Backend) {
     let late = NOW + 1_000_000;
     assert_eq!(wait(store.rotate(rotate(1, 2, late))), Ok(Rotation::Expired));
     assert_eq!(wait(store.sessions(user, late)), Ok(vec![]), "the session ended with its token");
-    assert_eq!(wait(store.revocations(0, late)), Ok(vec![]), "which is no revocation");
+    assert_eq!(wait(store.revocations(0, late, 10)), Ok(vec![]), "which is no revocation");
 }
 
 pub(crate) fn revoking_names_the_grant_once(backend: impl Backend) {
@@ -97,8 +97,13 @@ pub(crate) fn revoking_names_the_grant_once(backend: impl Backend) {
     assert_eq!(wait(store.revoke_by_token(token(1, 0).hash, AT)), Ok(None));
     assert_eq!(wait(store.revoke_by_token(token(5, 0).hash, AT)), Ok(None));
     assert_eq!(wait(store.revoke_session(user, sid, AT)), Ok(None));
-    assert_eq!(wait(store.revocations(NOW + 51, NOW)), Ok(vec![]));
-    assert_eq!(wait(store.revocations(NOW + 50, NOW + 5_000)), Ok(vec![]), "too old to matter");
+    assert_eq!(wait(store.revocations(NOW + 51, NOW, 10)), Ok(vec![]));
+    let later = RevokeAt { now_unix_ms: NOW + 60, ..AT };
+    wait(store.open_session(new_session(user, 2, NOW))).unwrap();
+    let next = wait(store.revoke_by_token(token(2, 0).hash, later)).unwrap().unwrap();
+    assert_eq!(wait(store.revocations(0, NOW, 2)), Ok(vec![next, revoked]), "newest first");
+    assert_eq!(wait(store.revocations(0, NOW, 1)), Ok(vec![next]));
+    assert_eq!(wait(store.revocations(NOW + 50, NOW + 5_000, 10)), Ok(vec![]), "too old to matter");
 }
 
 pub(crate) fn a_user_cannot_revoke_anothers_session(backend: impl Backend) {

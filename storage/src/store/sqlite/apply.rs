@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::connection::refusal;
 use crate::journal::{JournalId, LaneCursors};
-use crate::store::batch::DeviceChange;
+use crate::store::batch::sorted;
 use crate::store::{Applied, Batch, NewParked, Rows, StoreError};
 
 const PROGRESS: &str = "
@@ -105,13 +105,6 @@ impl Applied {
     }
 }
 
-/// The entries by key: neighbours in the tree are written one after the other.
-fn sorted<K: Ord + Copy, V>(rows: impl ExactSizeIterator<Item = (K, V)>) -> Vec<(K, V)> {
-    let mut sorted: Vec<(K, V)> = rows.collect();
-    sorted.sort_unstable_by_key(|(key, _)| *key);
-    sorted
-}
-
 fn progress(conn: &Connection, rows: &Rows, applied: &mut Applied) -> rusqlite::Result<()> {
     let mut upsert = conn.prepare_cached(PROGRESS)?;
     for ((user, manga), row) in sorted(rows.progress.iter().map(|(key, row)| (*key, row))) {
@@ -190,7 +183,7 @@ fn devices(conn: &Connection, rows: &Rows, applied: &mut Applied) -> Result<(), 
             .map_err(refusal)?
             .transpose()
             .map_err(refused_by_row)?;
-        let Some(next) = united(id, stored, change) else {
+        let Some(next) = change.united(id, stored) else {
             applied.count(0);
             continue;
         };
@@ -215,25 +208,6 @@ fn refused_by_row(error: StoreError) -> StoreError {
         StoreError::Corrupt { reason } => StoreError::Refused { reason },
         other => other,
     }
-}
-
-/// The device's row with the change; `None` when that is what is stored.
-fn united(id: DeviceId, stored: Option<Device>, change: &DeviceChange) -> Option<Device> {
-    let mut next = stored.clone();
-    if let Some(row) = &change.row {
-        match &mut next {
-            Some(next) => next.merge(row),
-            none => *none = Some(row.clone()),
-        }
-    }
-    for (stamp, version) in &change.stamps {
-        debug_assert_eq!(stamp.device, id, "stamps are kept by device");
-        match &mut next {
-            Some(next) => next.absorb(stamp, *version),
-            none => *none = Some(Device::from_stamp(stamp, *version)),
-        }
-    }
-    next.filter(|next| stored.as_ref() != Some(next))
 }
 
 /// A device's row from five columns: epoch, removed, last_seen, last_seq, applied.

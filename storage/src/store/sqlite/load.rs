@@ -13,7 +13,8 @@ use super::apply;
 use super::connection::refusal;
 use crate::journal::{JournalId, Lsn};
 use crate::lane::Lane;
-use crate::store::{HistoryAfter, HistoryDay, HistoryPage, LoadedUser, ParkedRecord, StoreError};
+use crate::store::history::Paging;
+use crate::store::{HistoryAfter, HistoryPage, LoadedUser, ParkedRecord, StoreError};
 
 /// Everything about one user; `None` when there is no such user.
 pub(super) fn user(conn: &Connection, user: UserId) -> Result<Option<LoadedUser>, StoreError> {
@@ -122,57 +123,16 @@ pub(super) fn history(
         let mut query = conn.prepare_cached(sql)?;
         let newest = after.map_or(u32::MAX, |after| after.day.0);
         let mut rows = query.query(params![user.as_bytes(), newest])?;
-        let mut page = Vec::new();
-        let mut day: Vec<HistoryDay> = Vec::new();
+        let mut paging = Paging::new(after, rows_max);
         while let Some(row) = rows.next()? {
             let (manga, history, version) = (MangaId(row.get(0)?), history_row(row, 1)?, Version(row.get(7)?));
-            if day.first().is_some_and(|first| first.day != history.day) {
-                close_day(&mut page, &mut day, after);
-                if page.len() > rows_max {
-                    break;
-                }
+            if !paging.add(manga, &history, version) {
+                break;
             }
-            add_node(&mut day, manga, &history, version);
         }
-        close_day(&mut page, &mut day, after);
-        let more = page.len() > rows_max;
-        page.truncate(rows_max);
-        let next = page.last().filter(|_| more).map(HistoryDay::position);
-        Ok(HistoryPage { days: page, next })
+        Ok(paging.finish())
     };
     read().map_err(refusal)
-}
-
-fn close_day(page: &mut Vec<HistoryDay>, day: &mut Vec<HistoryDay>, after: Option<HistoryAfter>) {
-    day.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.position()));
-    page.extend(day.drain(..).filter(|entry| after.is_none_or(|after| entry.position() < after)));
-}
-
-/// Rows of one series and day are neighbours.
-fn add_node(day: &mut Vec<HistoryDay>, manga: MangaId, row: &HistoryRow, version: Version) {
-    match day.last_mut().filter(|last| last.manga == manga) {
-        Some(known) => {
-            // The day's last chapter is that of the later node, its first that of the earlier one.
-            if version > known.version {
-                (known.last, known.version) = (row.last, version);
-            } else {
-                known.first = row.first;
-            }
-            known.chapters = known.chapters.saturating_add(row.chapters);
-            known.updates = known.updates.saturating_add(row.updates);
-            known.jump |= row.jump;
-        }
-        None => day.push(HistoryDay {
-            manga,
-            day: row.day,
-            first: row.first,
-            last: row.last,
-            chapters: row.chapters,
-            updates: row.updates,
-            jump: row.jump,
-            version,
-        }),
-    }
 }
 
 const PARKED: &str =

@@ -73,6 +73,7 @@ pub struct SqliteStore {
     writer: thread::Writer,
     store_id: StoreId,
     migrated: Migrated,
+    path: PathBuf,
 }
 
 impl SqliteStore {
@@ -90,6 +91,7 @@ impl SqliteStore {
             writer: thread::Writer::start(conn, config.queue_max)?,
             store_id: StoreId(store_id),
             migrated,
+            path: config.path.clone(),
         })
     }
 
@@ -102,6 +104,10 @@ impl SqliteStore {
 impl Store for SqliteStore {
     fn kind(&self) -> &'static str {
         "sqlite"
+    }
+
+    fn place(&self) -> String {
+        self.path.display().to_string()
     }
 
     fn store_id(&self) -> StoreId {
@@ -201,8 +207,8 @@ impl Store for SqliteStore {
         self.writer.bulk(move |conn| sessions::touch(conn, &seen))
     }
 
-    fn revocations(&self, since_unix_ms: u64, now_unix_ms: u64) -> Answer<Vec<Revocation>> {
-        self.readers.read(move |conn| sessions::revocations(conn, since_unix_ms, now_unix_ms))
+    fn revocations(&self, since_unix_ms: u64, now_unix_ms: u64, rows_max: usize) -> Answer<Vec<Revocation>> {
+        self.readers.read(move |conn| sessions::revocations(conn, since_unix_ms, now_unix_ms, rows_max))
     }
 
     fn purge(&self, now_unix_ms: u64, tombstones_before_unix_ms: u64) -> Answer<Purged> {

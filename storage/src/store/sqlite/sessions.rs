@@ -212,17 +212,18 @@ pub(super) fn touch(conn: &Connection, seen: &[(SessionId, u64)]) -> Result<(), 
     write().map_err(refusal)
 }
 
-/// Revocations since a time that still matter.
+/// Revocations since a time that still matter, newest first.
 pub(super) fn revocations(
     conn: &Connection,
     since_unix_ms: u64,
     now_unix_ms: u64,
+    rows_max: usize,
 ) -> Result<Vec<Revocation>, StoreError> {
     let read = || -> rusqlite::Result<Vec<Revocation>> {
         let sql = "SELECT grant_id, user_id, revoked_at, keep_until FROM revoked_grants
-                   WHERE revoked_at >= ?1 AND keep_until > ?2 ORDER BY revoked_at, grant_id";
+                   WHERE revoked_at >= ?1 AND keep_until > ?2 ORDER BY revoked_at DESC, grant_id LIMIT ?3";
         let mut query = conn.prepare_cached(sql)?;
-        let rows = query.query_map(params![since_unix_ms, now_unix_ms], |row| {
+        let rows = query.query_map(params![since_unix_ms, now_unix_ms, rows_max], |row| {
             Ok(Revocation {
                 grant: SessionId::from_bytes(row.get(0)?),
                 user: UserId::from_bytes(row.get(1)?),

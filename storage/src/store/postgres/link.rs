@@ -1,0 +1,234 @@
+//! Connections: how they are made, kept, shared and given up. A link holds one connection at most and makes a new one when the
+//! old is gone, with pauses that double while the database is away. A connection whose state is not known (a request that timed
+//! out, panicked or broke off in a transaction) is closed, never used again.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
+use tokio_postgres::Client;
+
+use super::address::Address;
+use super::failure::{Failure, away};
+use super::statement::run;
+use super::tls::Tls;
+use crate::store::StoreError;
+
+/// The first pause after a connection could not be made; doubles up to the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How often a request meets other transactions before its caller hears of it.
+const CONFLICTS_MAX: u32 = 8;
+/// How often a request is moved to a new connection: an idle one that had died unnoticed, and the next if that dies too.
+const LOSSES_MAX: u32 = 2;
+
+/// Whether a transaction may run again when nobody knows whether it was committed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Redo {
+    /// Running it twice is running it once.
+    Harmless,
+    /// It is the caller's to find out.
+    Never,
+}
+
+/// Makes connections.
+pub(super) struct Connector {
+    address: Address,
+    tls: Tls,
+    /// How long a request may take on its connection.
+    request_max: Duration,
+    absence: RefCell<Option<Absence>>,
+    made: Cell<u64>,
+}
+
+/// Since the database could not be reached: when to try next.
+struct Absence {
+    until: Instant,
+    pause: Duration,
+    reason: String,
+}
+
+impl Connector {
+    pub(super) fn new(address: Address, tls: Tls, request_max: Duration) -> Self {
+        Self { address, tls, request_max, absence: RefCell::new(None), made: Cell::new(0) }
+    }
+
+    /// A new connection, unless the last attempt failed a moment ago.
+    pub(super) async fn connect(&self) -> Result<Client, StoreError> {
+        if let Some(absence) = &*self.absence.borrow() {
+            let retry_after = absence.until.saturating_duration_since(Instant::now());
+            if !retry_after.is_zero() {
+                return Err(StoreError::Unavailable { reason: absence.reason.clone(), retry_after });
+            }
+        }
+        match self.attempt().await {
+            Ok(client) => {
+                if self.absence.take().is_some() {
+                    tracing::info!(database = self.address.shown(), "the database answers again");
+                }
+                self.made.set(self.made.get() + 1);
+                Ok(client)
+            }
+            Err(reason) => Err(self.noted(reason)),
+        }
+    }
+
+    async fn attempt(&self) -> Result<Client, String> {
+        let connecting = self.address.config.connect(self.tls.clone());
+        // The driver's own limit is for each address and without the greeting.
+        let made = timeout(self.request_max, connecting).await.map_err(|_| "connecting took too long".to_owned())?;
+        let (client, connection) = made.map_err(|error| said(&error))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to the database ended");
+            }
+        });
+        Ok(client)
+    }
+
+    fn noted(&self, reason: String) -> StoreError {
+        let mut absence = self.absence.borrow_mut();
+        let last = absence.as_ref().map_or(PAUSE_MIN / 2, |absence| absence.pause);
+        let pause = (last * 2).min(PAUSE_MAX);
+        let reason = format!("{}: {reason}", self.address.shown());
+        if absence.is_none() {
+            tracing::warn!(%reason, "the database cannot be reached");
+        }
+        let retry_after = jittered(pause);
+        *absence = Some(Absence { until: Instant::now() + retry_after, pause, reason: reason.clone() });
+        StoreError::Unavailable { reason, retry_after }
+    }
+}
+
+/// What went wrong, with its cause: the driver's own text says only where.
+fn said(error: &tokio_postgres::Error) -> String {
+    match (error.as_db_error(), std::error::Error::source(error)) {
+        (Some(said), _) => format!("{} (SQLSTATE {})", said.message(), said.code().code()),
+        (None, Some(source)) => format!("{error}: {source}"),
+        (None, None) => error.to_string(),
+    }
+}
+
+/// Between half of a pause and all of it, so that several nodes do not come back at the same moment.
+fn jittered(pause: Duration) -> Duration {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new().hash_one(0_u8);
+    pause.mul_f64(0.5 + (random % 1_024) as f64 / 2_048.0)
+}
+
+/// A connection for one request at a time, in the order of asking.
+pub(super) struct Link {
+    connector: Rc<Connector>,
+    idle: Mutex<Option<Client>>,
+}
+
+impl Link {
+    pub(super) fn new(connector: &Rc<Connector>) -> Self {
+        Self { connector: connector.clone(), idle: Mutex::new(None) }
+    }
+
+    /// Runs a request that is alone on the connection. What met another transaction is tried again, and so is what found its
+    /// connection gone.
+    pub(super) async fn alone<T>(
+        &self,
+        redo: Redo,
+        work: impl AsyncFn(&Client) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        let mut idle = self.idle.lock().await;
+        let (mut conflicts, mut losses) = (0, 0);
+        loop {
+            // Out of the slot while it is used: whatever ends this future early ends the connection too.
+            let client = match idle.take().filter(|client| !client.is_closed()) {
+                Some(client) => client,
+                None => self.connector.connect().await?,
+            };
+            let Ok(answer) = timeout(self.connector.request_max, work(&client)).await else {
+                return Err(away(format!("no answer within {} s", self.connector.request_max.as_secs())));
+            };
+            let failure = match answer {
+                Ok(done) => {
+                    *idle = Some(client);
+                    return Ok(done);
+                }
+                Err(failure) => failure,
+            };
+            let lost = matches!(failure, Failure::Lost(_) | Failure::Unknown(_));
+            // Ends whatever was begun; outside of a transaction it does nothing.
+            if !lost && matches!(timeout(self.connector.request_max, run(&client, "ROLLBACK")).await, Ok(Ok(()))) {
+                *idle = Some(client);
+            }
+            match failure {
+                Failure::Conflict(_) if conflicts < CONFLICTS_MAX => {
+                    conflicts += 1;
+                    sleep(jittered(Duration::from_millis(5) * conflicts)).await;
+                }
+                Failure::Lost(_) if losses < LOSSES_MAX => losses += 1,
+                Failure::Unknown(_) if losses < LOSSES_MAX && redo == Redo::Harmless => losses += 1,
+                other => return Err(other.into_error()),
+            }
+        }
+    }
+}
+
+/// A connection that many requests share at the same time: each sends everything it has to say at once, so requests never mix.
+pub(super) struct SharedLink {
+    connector: Rc<Connector>,
+    current: Mutex<Option<Rc<Client>>>,
+}
+
+impl SharedLink {
+    pub(super) fn new(connector: &Rc<Connector>) -> Self {
+        Self { connector: connector.clone(), current: Mutex::new(None) }
+    }
+
+    async fn client(&self) -> Result<Rc<Client>, StoreError> {
+        let mut current = self.current.lock().await;
+        if let Some(client) = current.as_ref().filter(|client| !client.is_closed()) {
+            return Ok(client.clone());
+        }
+        let client = Rc::new(self.connector.connect().await?);
+        *current = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Runs a read, once more when its connection turns out to be gone.
+    pub(super) async fn read<T>(&self, work: impl AsyncFn(&Client) -> Result<T, Failure>) -> Result<T, StoreError> {
+        let mut losses = 0;
+        loop {
+            let client = self.client().await?;
+            match timeout(self.connector.request_max, work(&client)).await {
+                Ok(Ok(read)) => return Ok(read),
+                Ok(Err(Failure::Lost(_) | Failure::Conflict(_))) if losses < LOSSES_MAX => {
+                    losses += 1;
+                    self.give_up(&client).await;
+                }
+                Ok(Err(other)) => return Err(other.into_error()),
+                Err(_) => {
+                    self.give_up(&client).await;
+                    return Err(away(format!("no answer within {} s", self.connector.request_max.as_secs())));
+                }
+            }
+        }
+    }
+
+    async fn give_up(&self, client: &Rc<Client>) {
+        let mut current = self.current.lock().await;
+        if current.as_ref().is_some_and(|current| Rc::ptr_eq(current, client)) {
+            *current = None;
+        }
+    }
+}
+
+/// A transaction around `work`, which must leave no error of a statement unreported.
+pub(super) async fn transaction<T>(
+    client: &Client,
+    begin: &str,
+    work: impl AsyncFnOnce(&Client) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    run(client, begin).await?;
+    let done = work(client).await?;
+    run(client, "COMMIT").await.map_err(Failure::committing)?;
+    Ok(done)
+}
