@@ -21,7 +21,7 @@ use rustc_hash::FxHashMap;
 use storage::checkpoint::Checkpoint;
 use storage::folder::DataFolder;
 use storage::journal::{self, Cursors, EndNote, Listener, Lsn, ShardJournal};
-use storage::store::{SharedStore, SqliteConfig, SqliteStore};
+use storage::store::{PostgresStore, SharedStore, SqliteConfig, SqliteStore};
 use storage::writer::{self, Writer, WriterConfig};
 
 use crate::Engine;
@@ -32,9 +32,9 @@ use crate::compute::Compute;
 use crate::config::EngineConfig;
 use crate::fanout::Encoders;
 use crate::fit;
-use crate::grants::Revocations;
 use crate::limits::{Rate, SharedBuckets};
 use crate::recovery::{self, Recovered, Refused};
+use crate::revocations::{self, Known, Revocations};
 use crate::shard::{Shard, Wakes};
 use crate::shared::Shared;
 use crate::tokens::{SECRET_BYTES_MIN, Tokens};
@@ -185,12 +185,7 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
     if config.tokens.secret.is_empty() {
         config.tokens.secret = folder.secret().map_err(|error| StartError::Folder(error.to_string()))?.into_bytes();
     }
-    if !config.adopt_store {
-        fit::store_is_there(&folder)?;
-    }
-    let sqlite = SqliteStore::open(&SqliteConfig::new(folder.sqlite()), now_ms())
-        .map_err(|error| fit::store_refused(&folder, &error))?;
-    let mut store: SharedStore = Arc::new(sqlite);
+    let mut store = open_store(&config, &folder)?;
     if let Some(seam) = &seams.store {
         store = seam(store);
     }
@@ -210,7 +205,7 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
             Some(fix) => format!("{}; {fix}", probe.explanation),
             None => probe.explanation.clone(),
         },
-        store: format!("{} at {}", store.kind(), folder.sqlite().display()),
+        store: format!("{} at {}", store.kind(), store.place()),
         journal: words,
         journal_aside: aside,
         replayed: recovered.replayed,
@@ -232,6 +227,20 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
     Ok(Running { facts, admin, fleet, upkeep, operations, writer, shared, draining: AtomicBool::new(false), folder })
 }
 
+/// The store that the configuration names: a Postgres database, or the file in the folder.
+fn open_store(config: &EngineConfig, folder: &DataFolder) -> Result<SharedStore, StartError> {
+    if let Some(database) = &config.database {
+        let store = PostgresStore::open(database, now_ms()).map_err(|error| StartError::Store(error.to_string()))?;
+        return Ok(Arc::new(store));
+    }
+    if !config.adopt_store {
+        fit::store_is_there(folder)?;
+    }
+    let sqlite = SqliteStore::open(&SqliteConfig::new(folder.sqlite()), now_ms())
+        .map_err(|error| fit::store_refused(folder, &error))?;
+    Ok(Arc::new(sqlite))
+}
+
 /// The journal, opened, replayed and started.
 struct Logged {
     journal: journal::Journal,
@@ -243,7 +252,7 @@ struct Logged {
     words: String,
     aside: Option<PathBuf>,
     /// Grants that the last run knew to be revoked.
-    revoked: Vec<(proto::GrantId, u64)>,
+    revoked: Known,
 }
 
 fn open_journal(
@@ -293,10 +302,10 @@ fn open_journal(
     if !config.adopt_store {
         fit::journal_is_there(folder, store, &opened.recovery)?;
     }
-    let mut revoked = Vec::new();
+    let mut revoked = Known::default();
     if let Some(known) = checkpoint {
         recovered.high_water = recovered.high_water.max(known.version);
-        revoked = Revocations::decode(&known.revocations);
+        revoked = Known::decode(&known.revocations);
     }
     let words = opened.recovery.medium().explanation.clone();
     let journal_id = opened.recovery.journal_id();
@@ -325,7 +334,7 @@ fn open_and_replay(
     let cursors = block_on(store.cursors(opened.recovery.journal_id()));
     let cursors = cursors.map_err(|error| Refused::Other(StartError::Store(error.to_string())))?;
     if let Some(known) = known {
-        fit::store_is_not_older(folder, store, &opened.recovery, &cursors, known).map_err(Refused::Other)?;
+        fit::store_is_not_older(store, &opened.recovery, &cursors, known).map_err(Refused::Other)?;
     }
     let checked = began.elapsed();
     let recovered = recovery::replay(&opened.recovery, &cursors, folder.node(), shards)
@@ -357,11 +366,11 @@ fn load_catalogue(config: &EngineConfig, store: &SharedStore) -> Result<Catalogu
 }
 
 /// What was revoked before, as the store and the checkpoint have it.
-fn revocations(store: &SharedStore, kept: Vec<(proto::GrantId, u64)>) -> Result<Revocations, StartError> {
+fn revocations(store: &SharedStore, known: Known) -> Result<Revocations, StartError> {
     let now_ms = now_ms();
-    let known = block_on(store.revocations(0, now_ms)).map_err(|error| StartError::Store(error.to_string()))?;
-    let known = known.into_iter().map(|revoked| (revoked.grant, revoked.keep_until_unix_ms));
-    Ok(Revocations::new(kept.into_iter().filter(|(_, until_ms)| *until_ms >= now_ms).chain(known)))
+    let stored = block_on(store.revocations(0, now_ms, revocations::ENTRIES_MAX));
+    let stored = stored.map_err(|error| StartError::Store(error.to_string()))?;
+    Ok(Revocations::new(known, &stored, now_ms))
 }
 
 #[allow(clippy::too_many_arguments, reason = "the one place where everything comes together")]
@@ -376,7 +385,7 @@ fn share(
     wakes: &[Wakes],
 ) -> Result<Arc<Shared>, StartError> {
     let revocations = Arc::new(revocations);
-    revocations.wake_with(wakes.iter().map(|wakes| wakes.revoked.clone()).collect());
+    revocations.tell(wakes.iter().map(|wakes| Arc::clone(&wakes.ended)).collect());
     let compute =
         Compute::start(config.limits.hashing_queue).map_err(|error| StartError::Runtime(error.to_string()))?;
     let tokens = Tokens::new(&config.tokens);

@@ -17,6 +17,8 @@ pub struct EngineConfig {
     pub registration: Registration,
     /// Refuse chapters beyond any known total, for ongoing series too.
     pub strict_total: bool,
+    /// The Postgres database that is the store; `None` means the embedded one in the data folder.
+    pub database: Option<storage::store::PostgresConfig>,
     /// Tokens.
     pub tokens: TokenConfig,
     /// Limits.
@@ -153,6 +155,7 @@ impl EngineConfig {
             backend: None,
             registration: Registration::Open,
             strict_total: false,
+            database: None,
             tokens: TokenConfig {
                 secret: secret.into(),
                 key_id: "1".to_owned(),

@@ -46,7 +46,6 @@ pub(crate) fn store_refused(folder: &DataFolder, error: &OpenError) -> StartErro
 /// A store whose cursors are behind what an earlier run saw committed is an older copy. The journal may still have all
 /// progress since, but accounts, passwords and revoked sessions were only in the store.
 pub(crate) fn store_is_not_older(
-    folder: &DataFolder,
     store: &SharedStore,
     recovery: &Recovery,
     cursors: &LaneCursors,
@@ -60,7 +59,7 @@ pub(crate) fn store_is_not_older(
         "the store {} is older than this folder: it has records of lane {} up to {}, and an earlier run has seen it at {}. It \
          looks restored from an older copy; accounts, passwords and revoked sessions of the time between are not in it. Bring \
          the newer file back, or run `mangahub db adopt` to go on with what this one has and what the journal can add",
-        folder.sqlite().display(),
+        store.place(),
         lane.index(),
         cursors.get(lane),
         known.cursors.get(lane)

@@ -189,7 +189,7 @@ pub(crate) const KEYS: &[Key] = &[
     bytes("limits.dirty_bytes", 128 * MIB, MIB, 1 << 44),
     bytes("journal.bytes_max", 8 * GIB, 256 * MIB, 1 << 44),
     count("store.queue_rows", 100_000, 1_000, 100_000_000),
-    text("store.url", "").compat(&["DATABASE_URL"]).secret().reserved(),
+    text("store.url", "").compat(&["DATABASE_URL"]).secret(),
     text("cache.redis_url", "").compat(&["REDIS_URL"]).secret().reserved(),
     seconds("cache.ttl_s", 3_600, 1, 30 * DAY_S).compat(&["CACHE_TTL"]).idle(),
     text("log.filter", "info"),

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use runtime::probe::BackendKind;
+use storage::store::PostgresConfig;
 
 pub(crate) use layers::{ConfigError, Resolved, Sources};
 pub(crate) use rules::Registration;
@@ -58,6 +59,8 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     /// How large the journal may grow.
     pub(crate) journal_bytes_max: u64,
+    /// The Postgres database that is the store; none means the embedded one.
+    pub(crate) database: Option<PostgresConfig>,
     /// Rows that may wait for the store in memory before the journal's segments are read instead.
     pub(crate) store_queue_rows: usize,
     /// What is logged.
@@ -176,6 +179,7 @@ impl Config {
             sync_idle_timeout: read.millis("tcp_sync.idle_timeout_ms"),
             limits: Limits::read(&read),
             journal_bytes_max: read.number("journal.bytes_max"),
+            database: rules::database(read.text("store.url"))?,
             store_queue_rows: read.number("store.queue_rows"),
             log_filter: read.text("log.filter"),
             log_json: read.text("log.format") == "json",
@@ -309,11 +313,16 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_this_version_cannot_use_is_refused_not_ignored() {
-        let environment = [("DATABASE_URL".to_owned(), "postgres://u:p@h/d".to_owned())].into();
-        let resolved = Resolved::from_sources(&Sources { environment, ..Sources::default() }).unwrap();
-        let error = Config::from_resolved(&resolved).unwrap_err().to_string();
-        assert!(error.contains("DATABASE_URL") && error.contains("not available in this version"), "{error}");
-        assert!(!error.contains("u:p"), "{error}");
+    fn a_database_is_taken_from_its_url_and_never_shown_with_its_password() {
+        let with = |url: &str| {
+            let environment = [("DATABASE_URL".to_owned(), url.to_owned())].into();
+            let resolved = Resolved::from_sources(&Sources { environment, ..Sources::default() }).unwrap();
+            Config::from_resolved(&resolved)
+        };
+        let config = with("postgres://u:secret@h/d").unwrap();
+        assert!(config.database.is_some());
+        assert!(!format!("{config:?}").contains("secret"), "{config:?}");
+        let error = with("mysql://u:secret@h/d").unwrap_err().to_string();
+        assert!(error.contains("store.url") && !error.contains("secret"), "{error}");
     }
 }

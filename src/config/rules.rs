@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::config::Config;
 use crate::config::layers::{ConfigError, Resolved};
 use crate::config::value::Value;
+use storage::store::PostgresConfig;
 
 /// Who may make an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,16 @@ pub(super) fn secret(text: String) -> Result<Option<String>, ConfigError> {
              Leave it out to have one generated, or make one with: openssl rand -base64 48"
         ))),
     }
+}
+
+/// The database, when there is one: an address that can be read.
+pub(super) fn database(url: String) -> Result<Option<PostgresConfig>, ConfigError> {
+    if url.is_empty() {
+        return Ok(None);
+    }
+    let config = PostgresConfig::new(url);
+    config.check().map_err(|error| ConfigError::Rule(format!("store.url (DATABASE_URL): {error}")))?;
+    Ok(Some(config))
 }
 
 /// Certificate and key come together.

@@ -30,6 +30,7 @@ pub(crate) fn engine(config: &Config, connections_max: u32) -> EngineConfig {
         Registration::Closed => engine::config::Registration::Closed,
     };
     wanted.strict_total = config.strict_total;
+    wanted.database = config.database.clone();
     wanted.tokens = TokenConfig {
         secret,
         access_ttl: config.auth.access_token_ttl,
