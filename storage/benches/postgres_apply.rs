@@ -100,7 +100,8 @@ async fn bare(clients: &[Client; 2], from: u64) -> Duration {
             let first = from + number * BATCH_ROWS;
             let mut rows: Vec<_> = (first..first + BATCH_ROWS).map(update).collect();
             rows.sort_unstable_by_key(|(user, _)| *user);
-            let (even, odd): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(user, _)| lane_of(*user).index() % 2 == 0);
+            let (even, odd): (Vec<_>, Vec<_>) =
+                rows.into_iter().partition(|(user, _)| lane_of(*user).index().is_multiple_of(2));
             [columns(&even), columns(&odd)]
         })
         .collect();

@@ -7,6 +7,7 @@ mod accounts;
 mod address;
 mod apply;
 mod check;
+mod columns;
 mod failure;
 mod link;
 mod links;
