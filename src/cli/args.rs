@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{Output, exit, later};
@@ -46,6 +47,13 @@ pub(super) struct Global {
 enum Format {
     Table,
     Json,
+}
+
+/// The script that makes a shell complete this command line.
+pub(super) fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "mangahub", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 impl Global {
@@ -93,6 +101,11 @@ pub(super) enum Command {
         format: ImportFormat,
         /// The file
         file: PathBuf,
+    },
+    /// Print a script that completes this command line
+    Completions {
+        /// For which shell
+        shell: Shell,
     },
     /// Look at the configuration in force
     #[command(subcommand)]
@@ -256,8 +269,6 @@ impl ServeFlags {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

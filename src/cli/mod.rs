@@ -61,6 +61,7 @@ fn dispatch(args: Args) -> Result<Exit, Failure> {
     let output = args.global.output();
     match args.command {
         Command::Version => version(output),
+        Command::Completions { shell } => completions(shell, output),
         Command::Init { path } => configuration::init(&path, output),
         Command::Config(ConfigCommand::Path) => configuration::path(&resolve(&args.global, Vec::new())?, output),
         Command::Config(ConfigCommand::Show) => configuration::show(&resolve(&args.global, Vec::new())?, output),
@@ -109,6 +110,12 @@ fn configure(global: &Global, flags: Vec<(String, String, String)>) -> Result<(C
 fn version(output: Output) -> Result<Exit, Failure> {
     let version = env!("CARGO_PKG_VERSION");
     print(output, &serde_json::json!({"version": version}), || format!("mangahub {version}\n"));
+    Ok(Exit::Done)
+}
+
+fn completions(shell: clap_complete::Shell, output: Output) -> Result<Exit, Failure> {
+    let script = args::completions(shell);
+    print(output, &serde_json::json!({"shell": shell.to_string(), "script": script}), || script.clone());
     Ok(Exit::Done)
 }
 
