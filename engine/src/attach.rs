@@ -217,8 +217,7 @@ pub(crate) async fn attach(
     let owner = shard.shared.owner(user);
     let conn = {
         let mut core = shard.core.borrow_mut();
-        // Checked and entered in one step: a revocation after it finds the connection in the table.
-        shard.shared.revocations.check(grant.id)?;
+        shard.shared.revocations.check(&grant)?;
         core.connections.enter(&grant, device, owner, options)?
     };
     let mut entered = Entered { shard: Rc::clone(shard), conn: Some(conn) };
@@ -227,6 +226,8 @@ pub(crate) async fn attach(
         _ => return Err(Fault::new(Code::Internal, "The owner answered something else.")),
     };
     if let Some(connection) = shard.core.borrow_mut().connections.get(conn) {
+        // Again, now that the user's owner knows the connection: a revocation until now may not have found it, a later one does.
+        shard.shared.revocations.check(&grant)?;
         connection.user_slot = attached.user_slot;
     }
     entered.conn = None;

@@ -98,11 +98,21 @@ pub(crate) struct Connections {
     connections_max: usize,
     limits: QueueLimits,
     draining: bool,
+    /// Connections whose user another shard owns: the table of users does not lead to them.
+    foreign: usize,
 }
 
 impl Connections {
     pub(crate) fn new(shard: usize, connections_max: usize, limits: QueueLimits) -> Self {
-        Self { shard: shard as u32, slots: Slab::new(), generation: 0, connections_max, limits, draining: false }
+        Self {
+            shard: shard as u32,
+            slots: Slab::new(),
+            generation: 0,
+            connections_max,
+            limits,
+            draining: false,
+            foreign: 0,
+        }
     }
 
     /// How many there are.
@@ -142,6 +152,7 @@ impl Connections {
             waker: None,
             phase: Phase::Open,
         };
+        self.foreign += usize::from(owner != self.shard as usize);
         let slot = self.slots.insert(connection) as u32;
         Ok(ConnRef { shard: self.shard, slot, generation: self.generation })
     }
@@ -150,7 +161,9 @@ impl Connections {
     #[must_use]
     pub(crate) fn leave(&mut self, conn: ConnRef) -> Option<Connection> {
         self.get(conn)?;
-        Some(self.slots.remove(conn.slot as usize))
+        let connection = self.slots.remove(conn.slot as usize);
+        self.foreign -= usize::from(connection.owner != self.shard as usize);
+        Some(connection)
     }
 
     /// The connection, if it is still the same one.
@@ -179,16 +192,19 @@ impl Connections {
         }
     }
 
-    /// Closes every connection whose grant no longer stands; returns how many.
-    pub(crate) fn close_revoked(&mut self, is_revoked: impl Fn(GrantId) -> bool) -> usize {
-        let mut closed = 0;
-        for (_, connection) in &mut self.slots {
-            if is_revoked(connection.grant.id) {
-                connection.close(Fault::new(Code::Revoked, "This session was ended."));
-                closed += 1;
-            }
-        }
-        closed
+    /// Whether there are connections that the table of users does not lead to.
+    pub(crate) fn any_foreign(&self) -> bool {
+        self.foreign > 0
+    }
+
+    /// Looks at every connection and closes those whose grant no longer stands; returns how many.
+    pub(crate) fn close_revoked(&mut self, is_revoked: impl Fn(GrantId) -> bool) -> u64 {
+        self.slots.iter_mut().map(|(_, connection)| u64::from(connection.close_revoked(&is_revoked))).sum()
+    }
+
+    /// Closes this connection if it is here and its grant no longer stands; returns whether it did.
+    pub(crate) fn close_if_revoked(&mut self, conn: ConnRef, is_revoked: impl Fn(GrantId) -> bool) -> bool {
+        self.get(conn).is_some_and(|connection| connection.close_revoked(&is_revoked))
     }
 
     /// Begins the end: nothing new comes in, and each connection closes once it is answered.
@@ -314,6 +330,14 @@ impl Connection {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+
+    fn close_revoked(&mut self, is_revoked: &impl Fn(GrantId) -> bool) -> bool {
+        let closes = matches!(self.phase, Phase::Open | Phase::Draining) && is_revoked(self.grant.id);
+        if closes {
+            self.close(Fault::new(Code::Revoked, "This session was ended."));
+        }
+        closes
     }
 
     fn close(&mut self, fault: Fault) {

@@ -10,6 +10,7 @@ use std::task::Waker;
 
 use arc_swap::{ArcSwap, Cache};
 use hub::Hlc;
+use proto::UserId;
 use runtime::local::Signal;
 use rustc_hash::FxHashMap;
 use storage::journal::{Durable, LaneCursors, Lsn, ShardJournal, Ticket};
@@ -27,6 +28,7 @@ use crate::limits::Rate;
 use crate::message::{Answer, ConnRef, Delivery, Mail, Reply, Request, Target};
 use crate::metrics::Counters;
 use crate::request::{Acked, Announcement};
+use crate::revocations::Ending;
 use crate::shard::Shard;
 use crate::shared::Shared;
 use crate::users::{Users, give_back};
@@ -286,6 +288,23 @@ impl Core {
         } else {
             self.post(conn.shard as usize, Reply::Deliver { conn, item: Delivery::Out(out) });
         }
+    }
+
+    /// Closes the connections of sessions that were ended: through their users where this shard owns them, so that the cost is not
+    /// that of every connection there is.
+    pub(crate) fn close_ended(&mut self, ending: &Ending) {
+        let shared = Arc::clone(&self.shared);
+        let is_revoked = |grant| shared.revocations.contains(grant);
+        let look_at_all = matches!(ending, Ending::Any) || self.connections.any_foreign();
+        let closed = match ending {
+            Ending::These(sessions) if !look_at_all => {
+                let of_user = |(_, user): &(_, UserId)| self.users.connections_of(*user);
+                let conns = sessions.iter().flat_map(of_user);
+                conns.map(|conn| u64::from(self.connections.close_if_revoked(*conn, is_revoked))).sum()
+            }
+            _ => self.connections.close_revoked(is_revoked),
+        };
+        self.counters.revoked_connections += closed;
     }
 
     /// Takes what another shard delivers for a connection here.

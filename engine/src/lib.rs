@@ -27,6 +27,7 @@ mod message;
 mod metrics;
 mod recovery;
 pub mod request;
+mod revocations;
 mod shard;
 mod shared;
 mod signin;

@@ -22,6 +22,7 @@ use crate::driver;
 use crate::fault::Fault;
 use crate::message::{Answer, Mail, Reply, Request, Target, Work};
 use crate::metrics::{Counters, Handles, Levels};
+use crate::revocations::Ended;
 use crate::shared::Shared;
 use crate::signin::Bearers;
 use crate::users::Waiting;
@@ -67,7 +68,7 @@ pub(crate) struct Wakes {
     /// The journal's watermark moved.
     pub(crate) watermark: Notify,
     /// Grants were revoked.
-    pub(crate) revoked: Notify,
+    pub(crate) ended: Arc<Ended>,
     /// Another shard has come to its end.
     pub(crate) done: Notify,
 }
@@ -106,7 +107,7 @@ impl Shard {
             endless("watermark", this().watermark(wakes.watermark.clone())),
             endless("mail", this().mail()),
             endless("held answers", this().held_answers()),
-            endless("revocations", this().revocations(wakes.revoked.clone())),
+            endless("revocations", this().revocations(Arc::clone(&wakes.ended))),
             endless("housekeeping", this().housekeeping()),
         ])
     }
@@ -180,12 +181,10 @@ impl Shard {
         }
     }
 
-    async fn revocations(self: Rc<Self>, revoked: Notify) {
+    async fn revocations(self: Rc<Self>, ended: Arc<Ended>) {
         loop {
-            revoked.notified().await;
-            let mut core = self.core.borrow_mut();
-            let closed = core.connections.close_revoked(|grant| self.shared.revocations.contains(grant));
-            core.counters.revoked_connections += closed as u64;
+            let ending = ended.take().await;
+            self.core.borrow_mut().close_ended(&ending);
         }
     }
 

@@ -16,8 +16,8 @@ use crate::accounts::Accounts;
 use crate::catalogue::Catalogue;
 use crate::config::EngineConfig;
 use crate::fanout::Encoders;
-use crate::grants::Revocations;
 use crate::limits::SharedBuckets;
+use crate::revocations::Revocations;
 
 /// One per process.
 pub(crate) struct Shared {

@@ -75,6 +75,6 @@ pub(crate) fn authorize(shard: &Shard, bearer: &str) -> Result<Arc<Grant>, Fault
             grant
         }
     };
-    shard.shared.revocations.check(grant.id)?;
+    shard.shared.revocations.check(&grant)?;
     Ok(grant)
 }

@@ -136,13 +136,13 @@ impl Tokens {
                 _ => "The token is not valid.",
             })
         })?;
-        let Claims { user_id, username, role, scopes, sub, sid, exp, .. } = claims.claims;
+        let Claims { user_id, username, role, scopes, sub, sid, iat, exp, .. } = claims.claims;
         if sub != user_id || sid.is_nil() {
             return Err(refused("The token is not valid."));
         }
         let role = role.parse().map_err(|_| refused("The token is not valid."))?;
         let scopes = ScopeSet::from_words(scopes.iter().map(String::as_str));
-        Ok(Grant { id: sid, user: user_id, username, role, scopes, expires_at_s: exp })
+        Ok(Grant { id: sid, user: user_id, username, role, scopes, issued_at_s: iat, expires_at_s: exp })
     }
 }
 
@@ -191,7 +191,7 @@ mod tests {
         let tokens = Tokens::new(&config("a", 1));
         let grant = tokens.verify(&token(&tokens, NOW_MS)).unwrap();
         assert_eq!((grant.user, grant.username.as_str()), (UserId::from_bytes([7; 16]), "ann"));
-        assert_eq!(grant.expires_at_s, NOW_MS / 1_000 + 900);
+        assert_eq!((grant.issued_at_s, grant.expires_at_s), (NOW_MS / 1_000, NOW_MS / 1_000 + 900));
         assert!(grant.require("write:progress").is_ok() && grant.require("admin:server").is_err());
     }
 

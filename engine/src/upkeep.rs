@@ -93,6 +93,7 @@ impl Operations {
         metrics::counter!("mangahub_store_rows_total").absolute(reading.rows);
         metrics::counter!("mangahub_store_batches_total").absolute(reading.batches);
         metrics::counter!("mangahub_parked_records_total").absolute(reading.parked);
+        metrics::gauge!("mangahub_revocations_known").set(shared.revocations.len() as f64);
         metrics::counter!("mangahub_store_writer_restarts_total").absolute(reading.restarts);
         metrics::counter!("mangahub_task_panics_total").absolute(runtime::task::panics_total());
         for lane in self.mesh.get().into_iter().flat_map(MeshStats::lanes) {

@@ -241,6 +241,14 @@ impl Users {
         }
     }
 
+    /// A user's attached connections, those on other shards among them.
+    pub(crate) fn connections_of(&self, user: UserId) -> &[ConnRef] {
+        match self.by_id.get(&user).map(|slot| &self.slots[*slot as usize].1) {
+            Some(Slot::Resident(resident)) => &resident.connections,
+            _ => &[],
+        }
+    }
+
     /// The user's state changed under this ticket.
     pub(crate) fn changed(&mut self, slot: u32, ticket: Ticket) {
         let Slot::Resident(resident) = &mut self.slots[slot as usize].1 else {

@@ -1,6 +1,8 @@
 //! Whether what lies in a folder fits together, where only a store that is held back can show it: a journal that lost its end
 //! and still reaches past the store, and what `db adopt` leaves alone.
 
+#![allow(clippy::unwrap_used)] // A failed step fails the test.
+
 mod common;
 
 use std::fs;

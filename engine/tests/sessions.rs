@@ -1,16 +1,22 @@
 //! Who hears of what, who is let in, and what ends with a session: on real shards, a real journal and a real store.
 
+#![allow(clippy::unwrap_used)] // A failed step fails the test.
+
 mod common;
 
 use common::store_seam::Switched;
-use common::{Server, announced, attach, chapter, config, grant, outgoing, until};
+use common::{PATIENCE, Server, announced, attach, chapter, config, grant, outgoing, until};
 use engine::boot::Seams;
 use engine::{
     Ask, AttachOptions, Command, Extra, Identifier, LoginRequest, Outgoing, Peer, Query, RegisterRequest, SetProgress,
     View, WireForm,
 };
-use proto::{Code, DeviceId, DeviceSeq};
+use futures_channel::oneshot;
+use proto::{Code, DeviceId, DeviceSeq, UserId};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use storage::store::seam::{Seam, Seamed};
+use storage::store::{Answer, Applied, Batch, LoadedUser, SharedStore};
 
 fn peer() -> Peer {
     Peer { address: [127, 0, 0, 1].into(), user_agent: Some("test".to_owned()) }
@@ -102,15 +108,17 @@ fn a_connection_elsewhere_is_answered_in_order() {
 fn catch_up_gives_what_was_missed_or_everything() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(config(folder.path(), 1), Seams::default());
-    let (tokens, series) = server.seed(1, 5);
-    let token = tokens[0].clone();
+    let (tokens, series) = server.seed(2, 5);
     server.on(0, move |engine| async move {
-        let me = grant(&engine, &token).await;
+        let [me, other] = [grant(&engine, &tokens[0]).await, grant(&engine, &tokens[1]).await];
+        let token = &tokens[0];
         let set = async |manga, number| {
             engine.command(&me, Command::SetProgress(SetProgress::to(manga, chapter(number)))).await.unwrap();
         };
+        // Positions begin where the clock stands when a user is loaded.
+        engine.command(&other, Command::SetProgress(SetProgress::to(series[0], chapter(1)))).await.unwrap();
         set(series[0], 1).await;
-        let attachment = attach(&engine, &token).await;
+        let attachment = attach(&engine, token).await;
         let since = attachment.welcome().resume;
         let ask = async |since| {
             attachment.request(9, Ask::CatchUp(since)).unwrap();
@@ -142,7 +150,7 @@ fn catch_up_gives_what_was_missed_or_everything() {
         assert_eq!(seen, [(series[2], chapter(1)), (series[1], chapter(2)), (series[3], chapter(1_000))]);
         let nothing = ask(Some(missed.resume)).await;
         assert!(!nothing.snapshot && nothing.states.is_empty(), "{nothing:?}");
-        // From before the user was loaded, with an earlier change of the same user in between.
+        // From before the user was loaded.
         let unknown = ask(Some(since.at(1))).await;
         assert!(unknown.snapshot && unknown.states.len() == 4, "{unknown:?}");
         let other_epoch = engine::ResumeToken::new(since.node(), since.epoch() + 1, since.position());
@@ -250,6 +258,76 @@ fn signing_in_refreshing_and_revoking_closes_connections_on_every_shard() {
         server.on(0, move |engine| async move { engine.authorize(&access).await.unwrap_err().code }),
         Code::Revoked
     );
+}
+
+#[test]
+fn ending_one_session_closes_its_connections_and_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(config(folder.path(), 1), Seams::default());
+    let (_, series) = server.seed(1, 1);
+    server.on(0, move |engine| async move {
+        engine.register(register("ann"), &peer()).await.unwrap();
+        let one = engine.login(login("ann", "correct horse"), &peer()).await.unwrap();
+        let two = engine.login(login("ann", "correct horse"), &peer()).await.unwrap();
+        let ending = attach(&engine, &one.access_token).await;
+        let staying = attach(&engine, &two.access_token).await;
+        let me = grant(&engine, &two.access_token).await;
+        engine.revoke_session(&me, one.session).await.unwrap();
+        let out = outgoing(&ending, 1).await;
+        assert!(matches!(&out[..], [Outgoing::Close(fault)] if fault.code == Code::Revoked), "{out:?}");
+        engine.command(&me, Command::SetProgress(SetProgress::to(series[0], chapter(1)))).await.unwrap();
+        let out = outgoing(&staying, 1).await;
+        assert!(announced(&out[0]).is_some(), "{out:?}");
+    });
+}
+
+/// Loads wait until they are let through.
+#[derive(Default)]
+struct HeldLoads(Mutex<Vec<oneshot::Sender<()>>>);
+
+impl Seam for HeldLoads {
+    fn apply(&self, real: &SharedStore, batch: Batch) -> Answer<Applied> {
+        real.apply(batch)
+    }
+
+    fn load_user(&self, real: &SharedStore, user: UserId) -> Answer<Option<LoadedUser>> {
+        let (sender, let_through) = oneshot::channel();
+        self.0.lock().unwrap().push(sender);
+        let real = Arc::clone(real);
+        Box::pin(async move {
+            let _ = let_through.await;
+            real.load_user(user).await
+        })
+    }
+}
+
+#[test]
+fn a_session_that_ends_while_its_user_is_loaded_is_not_attached() {
+    for shard in 0..2 {
+        let folder = tempfile::tempdir().unwrap();
+        let loads = Arc::new(HeldLoads::default());
+        let seam = {
+            let loads = Arc::clone(&loads);
+            move |real| -> SharedStore { Arc::new(Seamed::new(real, Arc::clone(&loads))) }
+        };
+        let server = Server::start(config(folder.path(), 2), Seams { store: Some(Arc::new(seam)), ..Seams::default() });
+        let (tokens, _) = server.seed(1, 1);
+        let token = tokens[0].clone();
+        let attached = server.begin(shard, move |engine| async move {
+            let me = grant(&engine, &token).await;
+            let options = AttachOptions { form: WireForm::Line, window: 16, lines: false };
+            engine.attach(me, None, options).await.err().map(|fault| fault.code)
+        });
+        until("the user is being loaded", || !loads.0.lock().unwrap().is_empty());
+        let token = tokens[0].clone();
+        let ended = server.on(0, move |engine| async move {
+            let me = grant(&engine, &token).await;
+            engine.revoke_sessions(&me, false).await.unwrap()
+        });
+        assert_eq!(ended, 1);
+        loads.0.lock().unwrap().drain(..).for_each(|load| _ = load.send(()));
+        assert_eq!(attached.recv_timeout(PATIENCE), Ok(Some(Code::Revoked)), "on shard {shard}");
+    }
 }
 
 #[test]

@@ -18,8 +18,9 @@ use storage::store::{Account, NewUser, SharedStore, UserKey};
 
 use crate::compute::Compute;
 use crate::fault::{Extra, Fault, FieldFault};
-use crate::grants::{Peer, Revocations};
+use crate::grants::Peer;
 use crate::loading::store_fault;
+use crate::revocations::Revocations;
 use crate::tokens::Tokens;
 
 pub use types::*;

@@ -7,7 +7,7 @@ mod disk;
 pub(crate) mod executor;
 pub(crate) mod hook;
 mod model;
-mod people;
+pub(crate) mod people;
 mod shadow;
 mod steps;
 mod store;

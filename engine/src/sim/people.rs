@@ -35,6 +35,7 @@ pub(crate) fn grant(user: UserId) -> Grant {
         username: String::new(),
         role: Role::User,
         scopes: crate::grants::ScopeSet::EMPTY,
+        issued_at_s: 0,
         expires_at_s: u64::MAX,
     }
 }

@@ -1,24 +1,21 @@
 //! The store of the simulation: the real SQLite one, whose answers to loads come when the seed says so, and which is away or
 //! refuses a batch now and then.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_channel::oneshot;
 use futures_executor::block_on;
-use proto::{SessionId, UserId};
-use storage::journal::{JournalId, LaneCursors, StoreId};
-use storage::store::{
-    Account, Answer, Applied, Batch, HistoryAfter, HistoryPage, ImportReport, ImportRow, LoadedUser, NewSession,
-    NewUser, ParkedRecord, Purged, Revocation, RevokeAt, Role, Rotate, Rotation, Rows, SeedUser, SeriesRow, Session,
-    SharedStore, Store, StoreCheck, StoreError, TokenHash, UserKey,
-};
+use proto::UserId;
+use storage::store::seam::{Seam, refused};
+use storage::store::{Answer, Applied, Batch, LoadedUser, SharedStore, StoreError};
 
 use super::executor::Random;
 
 type Loaded = Result<Option<LoadedUser>, StoreError>;
 
 struct Load {
+    real: SharedStore,
     user: UserId,
     sender: oneshot::Sender<Loaded>,
     answer: Option<Loaded>,
@@ -31,16 +28,15 @@ struct Moods {
     loads: Vec<Load>,
 }
 
-/// The real store behind the seed.
+/// What the seed does to the store; sits in front of the real one.
 pub(crate) struct SimStore {
-    real: SharedStore,
     moods: Mutex<Moods>,
 }
 
 impl SimStore {
-    pub(crate) fn new(real: SharedStore, seed: u64, refuses_one_in: usize) -> Self {
+    pub(crate) fn new(seed: u64, refuses_one_in: usize) -> Self {
         let moods = Moods { random: Random::new(seed), refuses_one_in, loads: Vec::new() };
-        Self { real, moods: Mutex::new(moods) }
+        Self { moods: Mutex::new(moods) }
     }
 
     fn moods(&self) -> MutexGuard<'_, Moods> {
@@ -55,10 +51,9 @@ impl SimStore {
         }
         let at = random.below(moods.loads.len());
         if moods.loads[at].answer.is_none() {
-            let user = moods.loads[at].user;
+            let load = &mut moods.loads[at];
             let away = away_one_in > 0 && random.one_in(away_one_in);
-            let answer = if away { unavailable() } else { block_on(self.real.load_user(user)) };
-            moods.loads[at].answer = Some(answer);
+            load.answer = Some(if away { unavailable() } else { block_on(load.real.load_user(load.user)) });
             return true;
         }
         let Load { sender, answer, .. } = moods.loads.swap_remove(at);
@@ -77,60 +72,19 @@ fn unavailable<T>() -> Result<T, StoreError> {
     Err(StoreError::Unavailable { reason: "simulated".into(), retry_after: Duration::from_millis(500) })
 }
 
-macro_rules! real {
-    ($($name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
-        impl Store for SimStore {
-            fn kind(&self) -> &'static str { self.real.kind() }
-
-            fn store_id(&self) -> StoreId { self.real.store_id() }
-
-            fn apply(&self, batch: Batch) -> Answer<Applied> {
-                let mut moods = self.moods();
-                let one_in = moods.refuses_one_in;
-                if one_in > 0 && batch.parked.is_empty() && moods.random.one_in(one_in) {
-                    let error = StoreError::Refused { reason: "simulated".into() };
-                    return Box::pin(std::future::ready(Err(error)));
-                }
-                self.real.apply(batch)
-            }
-
-            fn load_user(&self, user: UserId) -> Answer<Option<LoadedUser>> {
-                let (sender, answer) = oneshot::channel();
-                self.moods().loads.push(Load { user, sender, answer: None });
-                Box::pin(async { answer.await.unwrap_or_else(|_| unavailable()) })
-            }
-
-            $(fn $name(&self, $($argument: $type),*) -> Answer<$answer> { self.real.$name($($argument),*) })*
+impl Seam for SimStore {
+    fn apply(&self, real: &SharedStore, batch: Batch) -> Answer<Applied> {
+        let mut moods = self.moods();
+        let one_in = moods.refuses_one_in;
+        if one_in > 0 && batch.parked.is_empty() && moods.random.one_in(one_in) {
+            return refused(StoreError::Refused { reason: "simulated".into() });
         }
-    };
-}
+        real.apply(batch)
+    }
 
-real! {
-    cursors(journal: JournalId) -> LaneCursors;
-    journals() -> Vec<(JournalId, LaneCursors)>;
-    adopt(journal: JournalId, cursors: LaneCursors) -> ();
-    parked(rows_max: usize) -> Vec<ParkedRecord>;
-    unpark(id: i64) -> bool;
-    apply_parked(id: i64, rows: Rows) -> Applied;
-    history(user: UserId, after: Option<HistoryAfter>, rows_max: usize) -> HistoryPage;
-    create_user(user: NewUser) -> ();
-    find_user(key: UserKey) -> Option<Account>;
-    set_password_hash(user: UserId, hash: String, now_unix_ms: u64) -> ();
-    set_role(user: UserId, role: Role, now_unix_ms: u64) -> ();
-    admins() -> Vec<Account>;
-    count_users() -> u64;
-    open_session(session: NewSession) -> Vec<Revocation>;
-    rotate(rotate: Rotate) -> Rotation;
-    revoke_by_token(token: TokenHash, at: RevokeAt) -> Option<Revocation>;
-    revoke_session(user: UserId, sid: SessionId, at: RevokeAt) -> Option<Revocation>;
-    revoke_all(user: UserId, except: Option<SessionId>, at: RevokeAt) -> Vec<Revocation>;
-    sessions(user: UserId, now_unix_ms: u64) -> Vec<Session>;
-    touch_sessions(seen: Vec<(SessionId, u64)>) -> ();
-    revocations(since_unix_ms: u64, now_unix_ms: u64) -> Vec<Revocation>;
-    purge(now_unix_ms: u64, tombstones_before_unix_ms: u64) -> Purged;
-    seed_users(users: Vec<SeedUser>) -> u64;
-    load_catalogue() -> Vec<SeriesRow>;
-    import(rows: Vec<ImportRow>, now_unix_ms: u64) -> ImportReport;
-    ping() -> ();
-    check() -> StoreCheck;
+    fn load_user(&self, real: &SharedStore, user: UserId) -> Answer<Option<LoadedUser>> {
+        let (sender, answer) = oneshot::channel();
+        self.moods().loads.push(Load { real: Arc::clone(real), user, sender, answer: None });
+        Box::pin(async { answer.await.unwrap_or_else(|_| unavailable()) })
+    }
 }

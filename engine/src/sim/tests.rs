@@ -135,7 +135,7 @@ fn the_same_seed_gives_the_same_trace() {
 
 /// Runs seeds until one of them notices the defect.
 fn is_noticed(defect: Sabotage) {
-    let mut seeds = (0..20).map(|index| (seed_of(3, index), 8_000)).chain(kept_seeds());
+    let mut seeds = (0..200).map(|index| (seed_of(3, index), 8_000)).chain(kept_seeds());
     let found = seeds.find_map(|(seed, steps)| attempt(seed, steps, Some(defect)).err());
     let what = found.unwrap_or_else(|| panic!("{defect:?} was never noticed"));
     let _ = writeln!(std::io::stderr().lock(), "{defect:?}: {}", what.lines().next().unwrap_or_default());

@@ -16,6 +16,7 @@ use ring::hmac;
 use runtime::ShardContext;
 use storage::journal::by_hand::{JournalByHand, StartedByHand};
 use storage::journal::{self, Cursors, JournalConfig, Listener, Lsn};
+use storage::store::seam::Seamed;
 use storage::store::{NewUser, SeedUser, SharedStore, SqliteConfig, SqliteStore};
 use storage::writer::WriterConfig;
 use storage::writer::by_hand::WriterByHand;
@@ -34,8 +35,8 @@ use crate::compute::Compute;
 use crate::config::EngineConfig;
 use crate::driver::Sabotage;
 use crate::fanout::{Encoders, WireForm};
-use crate::grants::Revocations;
 use crate::limits::{Rate, SharedBuckets};
+use crate::revocations::{Known, Revocations};
 use crate::shard::{Loops, Shard, Wakes};
 use crate::shared::Shared;
 use crate::tokens::Tokens;
@@ -107,7 +108,7 @@ pub(crate) struct World {
     pub(crate) stalled: [u64; 3],
     pub(crate) manner: Manner,
     disk: Disk,
-    shared_store: SharedStore,
+    pub(crate) shared_store: SharedStore,
     compute: Compute,
     config: EngineConfig,
     boots: u64,
@@ -126,7 +127,7 @@ impl World {
         let real = SqliteStore::open(&SqliteConfig::new(folder.path().join("store.sqlite")), START_MS);
         let real: SharedStore = Arc::new(real.expect("a fresh store opens"));
         let refuses_one_in = random.pick(&[0, 0, 200, 20]);
-        let store = Arc::new(SimStore::new(Arc::clone(&real), random.next(), refuses_one_in));
+        let store = Arc::new(SimStore::new(random.next(), refuses_one_in));
         let config = config(folder.path(), &mut random);
         let manner = Manner::new(&mut random);
         let users: Vec<UserId> =
@@ -150,7 +151,7 @@ impl World {
             shadow,
             clients,
             calls: Vec::new(),
-            shared_store: Arc::clone(&store) as SharedStore,
+            shared_store: Arc::new(Seamed::new(real, Arc::clone(&store))),
             store,
             server: None,
             crashes: 0,
@@ -232,7 +233,7 @@ impl World {
 
     fn share(&self, shards: usize, cursors: &Cursors) -> Arc<Shared> {
         let config = self.config.clone();
-        let revocations = Arc::new(Revocations::new([]));
+        let revocations = Arc::new(Revocations::new(Known::default(), &[], START_MS));
         let tokens = Tokens::new(&config.tokens);
         let accounts =
             Accounts::new(Arc::clone(&self.shared_store), tokens, Arc::clone(&revocations), self.compute.clone());

@@ -98,6 +98,17 @@ impl Server {
         line.unwrap_or_else(|| panic!("no {name} in {page}"))
     }
 
+    /// After whatever was done to it, the third user is served and no task has panicked.
+    #[track_caller]
+    pub fn is_well(&self) {
+        let mut frames = self.frames(2);
+        frames.set(1, &update(self.series[4], 1));
+        frames.flush();
+        assert!(matches!(frames.answer(), Said::Ack(_)));
+        assert_eq!(self.ask(2, "GET", "/api/library", None).status, 200);
+        assert_eq!(self.gauge("mangahub_task_panics "), 0.0);
+    }
+
     /// Begins the drain and waits for the end.
     pub fn stop(mut self) {
         self.end();
