@@ -141,7 +141,10 @@ impl Flood {
                 out.drain(..sent);
             }
             match unless_blocked(stream.try_read(&mut space))? {
-                Some(0) => return Ok(self.tally.add("closed", 1)),
+                Some(0) => {
+                    self.tally.add("closed", 1);
+                    return Ok(());
+                }
                 Some(bytes) => answers.count(&space[..bytes], &self.tally),
                 None => {}
             }

@@ -191,8 +191,11 @@ pub struct Turn<'a> {
     /// Its name.
     pub name: String,
     /// Starts the load of one turn, given the turn's number.
-    pub start: Box<dyn Fn(usize, &Tally) -> io::Result<Option<Load>> + 'a>,
+    pub start: Start<'a>,
 }
+
+/// What starts a load.
+pub type Start<'a> = Box<dyn Fn(usize, &Tally) -> io::Result<Option<Load>> + 'a>;
 
 /// How the turns are taken.
 #[derive(Clone, Copy, Debug, Serialize)]

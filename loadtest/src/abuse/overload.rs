@@ -108,8 +108,10 @@ impl Shared {
     fn begin(&self) {
         self.served.borrow_mut().fill(0);
         self.refused.borrow_mut().clear();
-        (self.acks.borrow_mut().reset(), self.refusals.borrow_mut().reset());
-        (self.due.set(0), self.sent.set(0));
+        self.acks.borrow_mut().reset();
+        self.refusals.borrow_mut().reset();
+        self.due.set(0);
+        self.sent.set(0);
         self.counting.set(true);
     }
 }
@@ -163,8 +165,8 @@ fn outcome(plan: Plan, shared: &Shared, sustained_per_s: f64, seconds: f64, time
     served.sort_unstable();
     let (least, median) = (served.first().copied().unwrap_or(0), served.get(served.len() / 2).copied().unwrap_or(0));
     let goodput_per_s = shared.served_in_all() as f64 / seconds;
-    let late = timeline.iter().skip(timeline.len() / 5).map(|moment| moment.rss_bytes);
-    let rss_bytes = [late.clone().next(), late.clone().max(), late.last()].map(|bytes| bytes.unwrap_or(0));
+    let mut late = timeline.iter().skip(timeline.len() / 5).map(|moment| moment.rss_bytes);
+    let rss_bytes = [late.clone().next(), late.clone().max(), late.next_back()].map(|bytes| bytes.unwrap_or(0));
     Outcome {
         plan,
         sustained_per_s,

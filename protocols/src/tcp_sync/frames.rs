@@ -23,7 +23,8 @@ pub(crate) struct Frames {
     /// Where the client stands: what Bye tells it.
     resume: Cell<ResumeToken>,
     /// Sequences of `Get` of everything, whose answer comes as a catch-up; the engine lets few of those wait.
-    /// Boxed, because few ask for that.
+    /// Boxed, because few ask for that: 8 bytes in every connection instead of 32.
+    #[allow(clippy::box_collection)]
     get_all: Cell<Option<Box<VecDeque<u64>>>>,
 }
 
