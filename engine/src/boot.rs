@@ -1,6 +1,8 @@
 //! The boot sequence: folder, journal, store, recovery, writer, compute pool, shards, and only then the doors. What it
 //! returns is the way to the running server for everybody who is not on a shard: administration and shutdown.
 
+mod logged;
+
 use futures_executor::block_on;
 use std::future::Future;
 use std::path::PathBuf;
@@ -18,12 +20,12 @@ use runtime::probe::Probe;
 use runtime::topology::Topology;
 use runtime::{Fleet, ShardContext};
 use rustc_hash::FxHashMap;
-use storage::checkpoint::Checkpoint;
 use storage::folder::DataFolder;
-use storage::journal::{self, Cursors, EndNote, Listener, Lsn, ShardJournal};
+use storage::journal::{self, Cursors, Lsn, ShardJournal};
 use storage::store::{PostgresStore, SharedStore, SqliteConfig, SqliteStore};
 use storage::writer::{self, Writer, WriterConfig};
 
+use self::logged::{Logged, open_journal};
 use crate::Engine;
 use crate::accounts::{Accounts, now_ms};
 use crate::admin::Admin;
@@ -33,7 +35,7 @@ use crate::config::EngineConfig;
 use crate::fanout::Encoders;
 use crate::fit;
 use crate::limits::{Rate, SharedBuckets};
-use crate::recovery::{self, Recovered, Refused};
+use crate::recovery::Recovered;
 use crate::revocations::{self, Known, Revocations};
 use crate::shard::{Shard, Wakes};
 use crate::shared::Shared;
@@ -239,120 +241,6 @@ fn open_store(config: &EngineConfig, folder: &DataFolder) -> Result<SharedStore,
     let sqlite = SqliteStore::open(&SqliteConfig::new(folder.sqlite()), now_ms())
         .map_err(|error| fit::store_refused(folder, &error))?;
     Ok(Arc::new(sqlite))
-}
-
-/// The journal, opened, replayed and started.
-struct Logged {
-    journal: journal::Journal,
-    shard_journals: Vec<ShardJournal>,
-    feed: journal::CommitFeed,
-    cursors: Cursors,
-    journal_id: journal::JournalId,
-    recovered: Recovered,
-    words: String,
-    aside: Option<PathBuf>,
-    /// Grants that the last run knew to be revoked.
-    revoked: Known,
-}
-
-fn open_journal(
-    config: &EngineConfig,
-    folder: &DataFolder,
-    store: &SharedStore,
-    wakes: &[Wakes],
-    seams: &Seams,
-) -> Result<Logged, StartError> {
-    let mut wanted = journal::JournalConfig::new(folder.journal(), store.store_id());
-    wanted.journal_bytes_max = config.limits.journal_bytes_max;
-    wanted.segment_bytes = config.limits.journal_segment_bytes;
-    wanted.feed_rows_max = config.limits.store_queue_rows;
-    if let Some(engine) = &seams.journal {
-        wanted.engine = Arc::clone(engine);
-    }
-    let checkpoint = Checkpoint::load(&folder.checkpoint()).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the checkpoint is not used; the store has everything in it");
-        None
-    });
-    wanted.note_in = Some(folder.journal_end());
-    if !config.adopt_store {
-        wanted.noted = EndNote::load(&folder.journal_end()).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the note of the journal's end cannot be read and is not used; it is written anew");
-            None
-        });
-        let known = checkpoint.as_ref().map(|checkpoint| checkpoint.journal);
-        wanted.expected = known.or(wanted.noted.map(|noted| noted.journal));
-    }
-    let known = checkpoint.as_ref().filter(|_| !config.adopt_store);
-    let mut aside = None;
-    let opened = match open_and_replay(&wanted, folder, store, known, wakes.len()) {
-        Ok(opened) => opened,
-        Err(Refused::Unfit(error)) if config.adopt_store => {
-            let set_aside = folder_aside(folder)?;
-            tracing::warn!(%error, to = %set_aside.display(), "the journal is set aside; what the store has counts");
-            aside = Some(set_aside);
-            open_and_replay(&wanted, folder, store, None, wakes.len()).map_err(Refused::into_start_error)?
-        }
-        // It may be a good one: a disk or a store that refuses for a moment has said nothing about it.
-        Err(Refused::Journal(error)) if config.adopt_store => {
-            return Err(StartError::Journal(format!("{error}. The journal stays where it is; nothing was adopted")));
-        }
-        Err(refused) => return Err(refused.into_start_error()),
-    };
-    let (opened, from, mut recovered) = opened;
-    if !config.adopt_store {
-        fit::journal_is_there(folder, store, &opened.recovery)?;
-    }
-    let mut revoked = Known::default();
-    if let Some(known) = checkpoint {
-        recovered.high_water = recovered.high_water.max(known.version);
-        revoked = Known::decode(&known.revocations);
-    }
-    let words = opened.recovery.medium().explanation.clone();
-    let journal_id = opened.recovery.journal_id();
-    let listener = |wakes: &Wakes| {
-        let watermark = wakes.watermark.clone();
-        Box::new(move || watermark.notify()) as Listener
-    };
-    let journal::Started { journal, shards: shard_journals, feed, cursors } = opened
-        .journal
-        .start(from, wakes.iter().map(listener).collect())
-        .map_err(|error| StartError::Journal(error.to_string()))?;
-    Ok(Logged { journal, shard_journals, feed, cursors, journal_id, recovered, words, aside, revoked })
-}
-
-type Replayed = (journal::Opened, journal::LaneCursors, Recovered);
-
-fn open_and_replay(
-    wanted: &journal::JournalConfig,
-    folder: &DataFolder,
-    store: &SharedStore,
-    known: Option<&Checkpoint>,
-    shards: usize,
-) -> Result<Replayed, Refused> {
-    let began = Instant::now();
-    let opened = journal::open(wanted.clone()).map_err(|error| Refused::journal(error.is_unfit(), &error))?;
-    let cursors = block_on(store.cursors(opened.recovery.journal_id()));
-    let cursors = cursors.map_err(|error| Refused::Other(StartError::Store(error.to_string())))?;
-    if let Some(known) = known {
-        fit::store_is_not_older(store, &opened.recovery, &cursors, known).map_err(Refused::Other)?;
-    }
-    let checked = began.elapsed();
-    let recovered = recovery::replay(&opened.recovery, &cursors, folder.node(), shards)
-        .map_err(|error| Refused::journal(error.is_unfit(), &error))?;
-    if recovered.replayed > 0 {
-        let (check_ms, replay_ms) = (checked.as_millis() as u64, (began.elapsed() - checked).as_millis() as u64);
-        let (records, users) = (recovered.replayed, recovered.users.len());
-        tracing::info!(records, users, check_ms, replay_ms, "the journal was read back");
-    }
-    Ok((opened, cursors, recovered))
-}
-
-/// Moves a journal that does not fit out of the way, and says where; nothing is ever deleted.
-fn folder_aside(folder: &DataFolder) -> Result<PathBuf, StartError> {
-    let (from, to) = (folder.journal(), folder.path().join(format!("journal.aside-{}", folder.boot_epoch())));
-    std::fs::rename(&from, &to)
-        .map_err(|error| StartError::Folder(format!("cannot move {} to {}: {error}", from.display(), to.display())))?;
-    Ok(to)
 }
 
 fn load_catalogue(config: &EngineConfig, store: &SharedStore) -> Result<Catalogue, StartError> {

@@ -141,34 +141,14 @@ pub(crate) async fn abuse(args: AbuseArgs) -> Result<String, Failure> {
         Scenario::Silent { connections, door } => {
             let place = Place::ordinary(&args.own, 2)?;
             let outcome = silent::run(&place.target, door, connections, turns).await?;
-            let mut text: String = outcome.acks.iter().map(Beside::row).collect();
-            writeln!(
-                text,
-                "{} opened in {:.1} s, {:.0} bytes each; {} closed in {:.1} s, {} counted as late; RSS MiB {:.1?}",
-                outcome.opened,
-                outcome.opened_s,
-                outcome.bytes_each,
-                outcome.closed,
-                outcome.closed_s,
-                outcome.counted,
-                outcome.rss_bytes.map(mib)
-            )?;
+            let text = silent_text(&outcome)?;
             place.report(&args, "silent", turns, outcome)?;
             Ok(text)
         }
         Scenario::NeverReads { readers } => {
             let place = Place::ordinary(&args.own, FLOODERS + 1)?;
             let outcome = never_reads::run(&place.target, readers, turns).await?;
-            let mut text: String = outcome.acks.iter().map(Beside::row).collect();
-            writeln!(
-                text,
-                "{} of {:?} that never read were cut off in {:.1} s, after {} announcements; RSS MiB {:.1?}",
-                outcome.closed,
-                outcome.readers,
-                outcome.closed_s,
-                outcome.announced,
-                outcome.rss_bytes.map(mib)
-            )?;
+            let text = never_reads_text(&outcome)?;
             place.report(&args, "never-reads", turns, outcome)?;
             Ok(text)
         }
@@ -182,6 +162,36 @@ pub(crate) async fn abuse(args: AbuseArgs) -> Result<String, Failure> {
             Ok(text)
         }
     }
+}
+
+fn silent_text(outcome: &silent::Outcome) -> Result<String, Failure> {
+    let mut text: String = outcome.acks.iter().map(Beside::row).collect();
+    writeln!(
+        text,
+        "{} opened in {:.1} s, {:.0} bytes each; {} closed in {:.1} s, {} counted as late; RSS MiB {:.1?}",
+        outcome.opened,
+        outcome.opened_s,
+        outcome.bytes_each,
+        outcome.closed,
+        outcome.closed_s,
+        outcome.counted,
+        outcome.rss_bytes.map(mib)
+    )?;
+    Ok(text)
+}
+
+fn never_reads_text(outcome: &never_reads::Outcome) -> Result<String, Failure> {
+    let mut text: String = outcome.acks.iter().map(Beside::row).collect();
+    writeln!(
+        text,
+        "{} of {:?} that never read were cut off in {:.1} s, after {} announcements; RSS MiB {:.1?}",
+        outcome.closed,
+        outcome.readers,
+        outcome.closed_s,
+        outcome.announced,
+        outcome.rss_bytes.map(mib)
+    )?;
+    Ok(text)
 }
 
 fn seconds(seconds: f64) -> Result<Duration, Failure> {

@@ -5,7 +5,8 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -57,10 +58,24 @@ fn keep_private(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Turns the write-ahead log on. A new file needs every lock for that, and SQLite answers "busy" without its waiting when two
+/// processes open one at the same time.
+fn write_ahead(conn: &Connection, patience: Duration) -> rusqlite::Result<()> {
+    let began = Instant::now();
+    loop {
+        match conn.pragma_update(None, "journal_mode", "WAL") {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && began.elapsed() < patience => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
+}
+
 fn settings(conn: &Connection, config: &SqliteConfig, purpose: Purpose) -> rusqlite::Result<()> {
     conn.busy_timeout(config.busy_timeout)?;
     conn.set_prepared_statement_cache_capacity(128);
-    conn.pragma_update(None, "journal_mode", "WAL")?;
+    write_ahead(conn, config.busy_timeout)?;
     // In WAL mode only FULL flushes the log at each commit; a cursor that moved must not be forgotten by a power cut, because
     // the journal's segments go by it.
     conn.pragma_update(None, "synchronous", "FULL")?;
