@@ -38,7 +38,7 @@ fn a_refusal_that_finds_the_window_full_ends_the_connection_and_is_never_dropped
     assert!((4..40).contains(&rejected), "{rejected}");
     assert_eq!(code, Some(Code::RateLimited));
     let counted = r#"mangahub_connections_refused_total{door="tcp_sync",reason="window"}"#;
-    support::until("it is counted", || server.counted(counted) == Some(1.0));
+    support::until("it is counted", || server.counted(counted) >= Some(1.0));
 }
 
 #[test]

@@ -4,10 +4,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use engine::{EngineConfig, Running, SeedRequest, Seeded};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use proto::frame::{
     Ack, Bye, Caps, Hello, Kind, Preamble, ProgressEntry, Receiver, ResumeToken, ServerFrame, SetProgress, wants,
 };
@@ -41,7 +42,7 @@ pub fn start(change: impl FnOnce(&mut DoorsConfig, &mut EngineConfig)) -> Server
         config.backend = Some(runtime::probe::BackendKind::Epoll);
     }
     change(&mut doors, &mut config);
-    let plan = DoorPlan::prepare(doors, None).expect("the doors can be planned");
+    let plan = DoorPlan::prepare(doors, Some(recorder())).expect("the doors can be planned");
     let for_shards = plan.clone();
     let open: engine::Doors = Arc::new(move |engine, context| {
         protocols::start_doors(engine, context, &for_shards).map_err(|problem| problem.to_string())
@@ -51,6 +52,13 @@ pub fn start(change: impl FnOnce(&mut DoorsConfig, &mut EngineConfig)) -> Server
     let executor = tokio::runtime::Builder::new_current_thread().build().expect("an executor");
     let seeded = executor.block_on(running.admin().seed(request)).expect("users are seeded");
     Server { running: Some(running), plan, users: seeded.users, series: seeded.series, folder }
+}
+
+/// What counts for this process, all its servers together.
+fn recorder() -> PrometheusHandle {
+    static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+    let install = || PrometheusBuilder::new().install_recorder().expect("nothing else counts in this process");
+    RECORDER.get_or_init(install).clone()
 }
 
 /// A server as it comes.
