@@ -8,6 +8,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use engine::Fault;
+use proto::Code;
+
 /// Which door a connection came through: the label of its counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
@@ -86,6 +89,12 @@ impl Refusal {
 pub fn count_refusal(door: Door, reason: Refusal) {
     metrics::counter!("mangahub_connections_refused_total", "door" => door.as_str(), "reason" => reason.as_str())
         .increment(1);
+}
+
+/// What a connection without a place is told.
+pub(crate) fn no_place_fault() -> Fault {
+    let fault = Fault::new(Code::Capacity, "the server holds as many connections as it may; try again later");
+    fault.retry_after_ms(5_000)
 }
 
 /// Places beyond both limits for whoever reads the metrics: that a server is full must show.

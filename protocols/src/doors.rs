@@ -108,19 +108,28 @@ async fn accept(shard: Rc<Shard>, door: Door, mut listener: TcpListener) {
 
 fn welcome(shard: &Rc<Shard>, door: Door, stream: TcpStream, peer: SocketAddr, turned_away: &Rc<Cell<u32>>) {
     let shard = Rc::clone(shard);
+    let may_hear_why = turned_away.get() < TURNED_AWAY_MAX;
     match (shard.plan.admission.admit(door, peer.ip()), door) {
         (Ok(pass), Door::TcpSync) => spawn_connection(door, tcp_sync::run(shard, stream, pass)),
-        (Ok(pass), Door::Http) => spawn_connection(door, http::connection::run(shard, stream, peer, pass)),
+        (Ok(pass), Door::Http) => spawn_connection(door, http::connection::run(shard, stream, peer, Some(pass))),
         (Ok(pass), Door::Metrics) => spawn_connection(door, metrics_door::run(shard, stream, peer, pass)),
-        (Err(_), Door::TcpSync) if turned_away.get() < TURNED_AWAY_MAX => {
-            let place = Place::take(turned_away);
-            spawn_connection(door, async move {
-                tcp_sync::no_place(shard, stream).await;
-                drop(place);
-            });
+        (Err(_), Door::TcpSync) if may_hear_why => {
+            turn_away(door, turned_away, tcp_sync::no_place(shard, stream));
+        }
+        (Err(_), Door::Http) if may_hear_why => {
+            turn_away(door, turned_away, http::connection::run(shard, stream, peer, None));
         }
         (Err(_), _) => drop(stream),
     }
+}
+
+/// Tells a connection that there is no place for it.
+fn turn_away(door: Door, turned_away: &Rc<Cell<u32>>, telling: impl Future<Output = ()> + 'static) {
+    let place = Place::take(turned_away);
+    spawn_connection(door, async move {
+        telling.await;
+        drop(place);
+    });
 }
 
 /// A place among those who are being turned away.

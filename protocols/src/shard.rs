@@ -22,6 +22,8 @@ use crate::config::PlanInner;
 const SWEEP: Duration = Duration::from_millis(250);
 /// How long a peer may take to read our last words and close its side.
 pub(crate) const LINGER_MS: u64 = 2_000;
+/// How long a connection that finds no place may take to show in which wire it wants to hear that.
+pub(crate) const TURN_AWAY_MS: u64 = 1_000;
 /// A batch that grew beyond this many is given back.
 const BATCH_KEPT: usize = 1_024;
 

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::service;
 use crate::admission::{Door, Pass, Refusal};
-use crate::shard::{Shard, Watch};
+use crate::shard::{LINGER_MS, Shard, TURN_AWAY_MS, Watch};
 use crate::stream::{Rewind, Stream};
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
@@ -36,6 +36,8 @@ pub(crate) struct Visit {
     pub(crate) peer: IpAddr,
     pub(crate) on_loopback: bool,
     pub(crate) from_proxy: bool,
+    /// There is no place for it: its first request is answered with that and is its last.
+    pub(crate) turned_away: bool,
     watch: Rc<Watch>,
     in_flight: Cell<u32>,
     served: Cell<u64>,
@@ -76,7 +78,14 @@ impl Visit {
 
     fn request_ends(&self, http2: bool) {
         self.in_flight.set(self.in_flight.get() - 1);
-        if self.in_flight.get() == 0 {
+        if self.in_flight.get() > 0 {
+            return;
+        }
+        if self.turned_away {
+            // It holds a place among few.
+            self.watch.expect(&self.shard, LINGER_MS, Refusal::Idle);
+            self.watch.nudge.raise();
+        } else {
             self.between.set(!http2);
             self.watch.expect(&self.shard, self.shard.plan.config.limits.http_idle_timeout_ms, Refusal::Idle);
             self.watch.polite();
@@ -96,12 +105,13 @@ impl Drop for InFlight {
     }
 }
 
-/// Serves a connection until it ends.
-pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, pass: Pass) {
+/// Serves a connection until it ends. One without a pass is told that there is no place for it.
+pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, pass: Option<Pass>) {
     let on_loopback = stream.local_addr().ip().to_canonical().is_loopback();
     let Ok(stream) = stream.into_poll() else { return };
     let watched = shard.watch(Door::Http, stream.closer());
-    watched.expect(&shard, shard.plan.config.limits.greeting_timeout_ms, Refusal::GreetingTimeout);
+    let greeting_ms = if pass.is_some() { shard.plan.config.limits.greeting_timeout_ms } else { TURN_AWAY_MS };
+    watched.expect(&shard, greeting_ms, Refusal::GreetingTimeout);
     watched.greeting(true);
     let peer = peer.ip().to_canonical();
     let from_proxy = shard.plan.config.trusted_proxies.contains(&peer);
@@ -112,6 +122,7 @@ pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, p
         peer,
         on_loopback,
         from_proxy,
+        turned_away: pass.is_none(),
         watch,
         in_flight: Cell::new(0),
         served: Cell::new(0),

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use engine::{Caller, Fault, Grant, Peer, RateView};
-use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, USER_AGENT};
+use http::header::{ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, LOCATION, USER_AGENT};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use proto::{Code, MangaId};
@@ -20,6 +20,7 @@ use super::input::{self, Fields, Query, unescape};
 use super::problem::{self, Answer};
 use super::routes::{self, Access, Call, Route, Takes};
 use super::{accounts, catalogue, cors, health, openapi, reading, shapes};
+use crate::admission::no_place_fault;
 use crate::shard::Shard;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -125,6 +126,9 @@ pub(crate) async fn serve(visit: Rc<Visit>, request: Request<Incoming>) -> Resul
         method = %parts.method, path = parts.uri.path(), status = answer.status().as_u16(),
         request_id = id.to_str().unwrap_or_default(), "request"
     );
+    if visit.turned_away && parts.version <= Version::HTTP_11 {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     visit.count(answer.status());
     answer.headers_mut().insert(REQUEST_ID, id);
     Ok(answer)
@@ -141,6 +145,9 @@ fn request_id(visit: &Visit, headers: &HeaderMap) -> HeaderValue {
 
 async fn reply(visit: &Rc<Visit>, parts: &Parts, body: Incoming) -> Result<Answer, Fault> {
     let shard = &visit.shard;
+    if visit.turned_away {
+        return Err(no_place_fault());
+    }
     check_host(visit, parts)?;
     let path = parts.uri.path();
     let Some((place, parameter)) = routes::find(path) else {

@@ -23,12 +23,9 @@ use self::greeting::{GREETING_BYTES, Hail, Speech, Unwelcome, first_byte, greet}
 use self::lines::Lines;
 use self::link::Link;
 use self::transport::{Output, TlsSide, Transport};
-use crate::admission::{Door, Pass, Refusal, count_refusal};
-use crate::shard::{LINGER_MS, Shard, Watched, spawn_connection};
+use crate::admission::{Door, Pass, Refusal, count_refusal, no_place_fault};
+use crate::shard::{LINGER_MS, Shard, TURN_AWAY_MS, Watched, spawn_connection};
 use crate::stream::Rewind;
-
-/// How long a connection that finds no place may take to show which wire it wants to hear that in.
-const TURN_AWAY_MS: u64 = 1_000;
 
 /// The announcements of this door's two wires.
 pub(crate) fn encoders(encoders: Encoders) -> Encoders {
@@ -247,8 +244,7 @@ pub(crate) async fn no_place(shard: Rc<Shard>, mut stream: TcpStream) {
     watched.expect(&shard, TURN_AWAY_MS, Refusal::GreetingTimeout);
     let buffer = AlignedBuf::new(ALIGNMENT_BYTES);
     let Ok((first, _)) = first_byte(&mut stream, buffer).await else { return };
-    let fault = Fault::new(Code::Capacity, "the server holds as many connections as it may; try again later");
-    turn_away(&shard, &watched, stream, Speech::of(first), &fault.retry_after_ms(5_000), false).await;
+    turn_away(&shard, &watched, stream, Speech::of(first), &no_place_fault(), false).await;
 }
 
 #[cfg(test)]
