@@ -218,7 +218,9 @@ pub(crate) async fn attach(
     let conn = {
         let mut core = shard.core.borrow_mut();
         shard.shared.revocations.check(&grant)?;
-        core.connections.enter(&grant, device, owner, options)?
+        let entered = core.connections.enter(&grant, device, owner, options);
+        core.counters.full_shard += u64::from(matches!(&entered, Err(fault) if fault.code == Code::Capacity));
+        entered?
     };
     let mut entered = Entered { shard: Rc::clone(shard), conn: Some(conn) };
     let attached = match shard.call(owner, user, Work::Attach { conn, device }).await? {

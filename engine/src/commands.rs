@@ -333,6 +333,7 @@ impl Core {
 
     fn attach(&mut self, slot: u32, conn: ConnRef, device: Option<proto::DeviceId>) -> Result<Attached, Fault> {
         if self.users.get(slot).connections.len() >= CONNECTIONS_PER_USER_MAX {
+            self.counters.full_user += 1;
             return Err(Fault::new(Code::Capacity, "This user has as many connections as one may have."));
         }
         if let Some(device) = device

@@ -17,6 +17,8 @@ pub(crate) struct Counters {
     pub(crate) busy_loads: u64,
     pub(crate) busy_load_waiters: u64,
     pub(crate) busy_catch_ups: u64,
+    pub(crate) full_shard: u64,
+    pub(crate) full_user: u64,
     pub(crate) over_frame_rate: u64,
     pub(crate) over_line_rate: u64,
     pub(crate) over_api_rate: u64,
@@ -48,6 +50,8 @@ pub(crate) struct Handles {
     busy_loads: metrics::Counter,
     busy_load_waiters: metrics::Counter,
     busy_catch_ups: metrics::Counter,
+    full_shard: metrics::Counter,
+    full_user: metrics::Counter,
     over_frame_rate: metrics::Counter,
     over_line_rate: metrics::Counter,
     over_api_rate: metrics::Counter,
@@ -90,6 +94,8 @@ impl Handles {
             busy_loads: busy("user", "loads_full"),
             busy_load_waiters: busy("user", "load_waiters_full"),
             busy_catch_ups: busy("catch_up", "unanswered"),
+            full_shard: busy("connection", "shard_full"),
+            full_user: busy("connection", "user_full"),
             over_frame_rate: busy("update", "rate"),
             over_line_rate: busy("line", "rate"),
             over_api_rate: busy("request", "rate"),
@@ -123,6 +129,8 @@ impl Handles {
         self.busy_loads.increment(counters.busy_loads);
         self.busy_load_waiters.increment(counters.busy_load_waiters);
         self.busy_catch_ups.increment(counters.busy_catch_ups);
+        self.full_shard.increment(counters.full_shard);
+        self.full_user.increment(counters.full_user);
         self.over_frame_rate.increment(counters.over_frame_rate);
         self.over_line_rate.increment(counters.over_line_rate);
         self.over_api_rate.increment(counters.over_api_rate);

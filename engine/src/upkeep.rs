@@ -100,7 +100,10 @@ impl Operations {
             let (from, to) = (lane.from.to_string(), lane.to.to_string());
             metrics::counter!("mangahub_mailbox_sent_total", "from" => from.clone(), "to" => to.clone())
                 .absolute(lane.sent);
-            metrics::counter!("mangahub_mailbox_refused_total", "from" => from, "to" => to).absolute(lane.refused);
+            metrics::counter!("mangahub_mailbox_refused_total", "from" => from.clone(), "to" => to.clone())
+                .absolute(lane.refused);
+            metrics::counter!("mangahub_mailbox_replies_delayed_total", "from" => from, "to" => to)
+                .absolute(lane.replies_refused);
         }
         let store = match (&ping, reading.failing_since_unix_ms) {
             (Err(error), _) => format!("away: {error}"),

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::counted::refused;
 use common::journal_seam::Stalling;
 use common::store_seam::Switched;
 use common::{Server, attach, chapter, config, grant, outgoing, until};
@@ -13,6 +14,7 @@ use std::sync::atomic::Ordering;
 
 #[test]
 fn a_stalled_disk_means_busy_and_then_heals() {
+    let before = refused("update", "journal");
     let folder = tempfile::tempdir().unwrap();
     let journal = Stalling::default();
     let seams = Seams { journal: Some(Arc::new(journal.clone())), ..Seams::default() };
@@ -47,7 +49,8 @@ fn a_stalled_disk_means_busy_and_then_heals() {
         let seqs: Vec<_> = seqs.collect();
         assert!(seqs.iter().zip(1..).all(|((seq, _), expected)| *seq == expected), "answers out of order");
         let last_acked = seqs.iter().rev().find(|(_, refused)| refused.is_none()).unwrap().0;
-        assert!(seqs.iter().any(|(_, refused)| *refused == Some(Code::Busy)), "never busy");
+        let busy = seqs.iter().filter(|(_, refused)| *refused == Some(Code::Busy)).count() as u64;
+        assert!(busy > 0, "never busy");
         // What was refused was not applied.
         attachment.request(0, engine::Ask::Get(manga)).unwrap();
         let [Outgoing::State { state: Some(state), .. }] = &outgoing(&attachment, 1).await[..] else {
@@ -56,14 +59,17 @@ fn a_stalled_disk_means_busy_and_then_heals() {
         assert_eq!(state.chapter, chapter(last_acked as u32 % 1_000));
         attachment.submit(1, SetProgress { force: true, ..SetProgress::to(manga, chapter(7)) }).unwrap();
         assert!(matches!(outgoing(&attachment, 1).await[..], [Outgoing::Ack { .. }]), "did not heal");
+        busy
     });
     is_ready.recv_timeout(common::PATIENCE).unwrap();
     journal.open_gate();
-    work.recv_timeout(common::PATIENCE).unwrap();
+    let busy = work.recv_timeout(common::PATIENCE).unwrap();
+    until("each is counted", || refused("update", "journal") >= before + busy);
 }
 
 #[test]
 fn a_store_that_does_not_take_rows_means_busy_at_the_limit_and_then_heals() {
+    let before = refused("update", "store_backlog");
     let folder = tempfile::tempdir().unwrap();
     let store = Switched::default();
     let mut small = config(folder.path(), 1);
@@ -71,8 +77,9 @@ fn a_store_that_does_not_take_rows_means_busy_at_the_limit_and_then_heals() {
     let server = Server::start(small, Seams { store: Some(store.seam()), ..Seams::default() });
     let (tokens, series) = server.seed(100, 1);
     store.set_holds(true);
-    let refused = tokens.iter().find_map(|token| server.set(0, token, SetProgress::to(series[0], chapter(1))).err());
-    assert_eq!(refused.expect("the limit is met").code, Code::Busy);
+    let refusal = tokens.iter().find_map(|token| server.set(0, token, SetProgress::to(series[0], chapter(1))).err());
+    assert_eq!(refusal.expect("the limit is met").code, Code::Busy);
+    until("it is counted", || refused("update", "store_backlog") > before);
     store.set_holds(false);
     until("writes are taken again", || server.set(0, &tokens[99], SetProgress::to(series[0], chapter(1))).is_ok());
 }
@@ -123,11 +130,11 @@ fn frames_past_the_rate_are_refused_in_order() {
         }
         outgoing(&attachment, 5).await
     });
-    let refused: Vec<_> = answers
+    let too_fast: Vec<_> = answers
         .iter()
         .map(|out| matches!(out, Outgoing::Reject { fault, .. } if fault.code == Code::RateLimited))
         .collect();
-    assert_eq!(refused, [false, false, false, true, true]);
+    assert_eq!(too_fast, [false, false, false, true, true]);
 }
 
 #[test]
@@ -187,8 +194,8 @@ fn another_store_is_refused_until_it_is_adopted() {
         let _ = std::fs::remove_file(folder.path().join(name));
         let _ = std::fs::copy(other.path().join(name), folder.path().join(name));
     }
-    let refused = Server::try_start(config(folder.path(), 1), Seams::default()).err().expect("another store's journal");
-    assert!(matches!(&refused, StartError::Journal(text) if text.contains("db adopt")), "{refused}");
+    let refusal = Server::try_start(config(folder.path(), 1), Seams::default()).err().expect("another store's journal");
+    assert!(matches!(&refusal, StartError::Journal(text) if text.contains("db adopt")), "{refusal}");
     let mut adopting = config(folder.path(), 1);
     adopting.adopt_store = true;
     Server::start(adopting, Seams::default()).stop();
@@ -205,6 +212,7 @@ fn another_store_is_refused_until_it_is_adopted() {
 
 #[test]
 fn answers_that_wait_for_the_database_are_bounded_even_when_their_connections_have_gone() {
+    let before = refused("update", "held_full");
     let folder = tempfile::tempdir().unwrap();
     let store = Switched::default();
     let mut narrow = config(folder.path(), 1);
@@ -247,6 +255,7 @@ fn answers_that_wait_for_the_database_are_bounded_even_when_their_connections_ha
             runtime::sleep(std::time::Duration::from_millis(5)).await;
         }
     });
+    until("it is counted", || refused("update", "held_full") > before);
 }
 
 #[test]

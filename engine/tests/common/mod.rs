@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod counted;
 pub mod journal_seam;
 pub mod store_seam;
 
