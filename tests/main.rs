@@ -4,6 +4,7 @@
 // In a test, a failed unwrap is the failure.
 #![allow(clippy::unwrap_used)]
 
+mod abuse;
 mod completions;
 mod faults_folder;
 mod faults_host;

@@ -130,6 +130,8 @@ impl Flood {
                 out.extend_from_slice(chunk.as_bytes());
                 self.tally.add("sent", each as u64);
             }
+            // A socket that takes all that it is given would keep the runtime from looking for what comes.
+            tokio::task::yield_now().await;
             let _ = tokio::time::timeout(LOOK, async {
                 tokio::select! {
                     ready = stream.readable() => ready,
@@ -212,6 +214,8 @@ impl Life {
             tally.add("sent", self.seq - before);
         }
         let writes = !self.out.is_empty();
+        // As above: or what the server says would not be heard before all is sent.
+        tokio::task::yield_now().await;
         let _ = tokio::time::timeout(LOOK, async {
             tokio::select! {
                 ready = self.stream.readable() => ready,

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use proto::frame::{Get, wants};
@@ -11,14 +12,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::trickle::Trickle;
-use super::{Beside, Load, Tally, Target, Turns, once};
+use super::{Beside, Load, Stop, Tally, Target, Turns, once};
 use crate::reader;
 use crate::tokens::Seeded;
 
 /// What a reader's own socket takes before the server's side fills: the least that the kernel allows.
 const RECEIVE_BYTES: u32 = 2_048;
-/// Announcements per second of the user whose devices do not read.
-const ANNOUNCEMENTS_PER_S: f64 = 900.0;
+/// Announcements per second of the user whose devices do not read: as many as one may make, unless configured.
+pub const ANNOUNCEMENTS_PER_S: f64 = 900.0;
+/// How long announcements are made before it is looked whether there were enough.
+const ANNOUNCING: Duration = Duration::from_secs(2);
 /// How long the server may take to close the last of them.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -39,10 +42,12 @@ pub struct Outcome {
     pub closed_s: f64,
 }
 
-/// So many devices of one user that read no announcement, and so many connections of others that read no answer.
-pub async fn run(target: &Target, readers: usize, turns: Turns) -> io::Result<Outcome> {
-    let closed =
-        || target.metric("mangahub_connections_refused_total", &["door=\"tcp_sync\"", "reason=\"slow_consumer\""]);
+/// So many devices of one user that read no announcement, of which there are `rate` per second, and so many connections of others
+/// that read no answer.
+pub async fn run(target: &Target, readers: usize, rate: f64, turns: Turns) -> io::Result<Outcome> {
+    // Who does not read its answers may also have asked more than the window lets, before it is late.
+    let ended = |reason| target.metric("mangahub_connections_refused_total", &["door=\"tcp_sync\"", reason]);
+    let closed = || io::Result::Ok(ended("reason=\"slow_consumer\"")? + ended("reason=\"window\"")?);
     let (before, closed_before) = (target.rss_bytes()?, closed()?);
     let alone = once(target, turns, "alone")?;
     let began = Instant::now();
@@ -53,12 +58,16 @@ pub async fn run(target: &Target, readers: usize, turns: Turns) -> io::Result<Ou
     }
     let (sync, series) = (target.sync, target.series());
     let asking: Vec<Seeded> = (0..readers).map(|at| target.other(1 + at)).collect();
-    let tally = Tally::default();
-    let writer = Trickle { server: sync, user: deaf, series, rate: ANNOUNCEMENTS_PER_S };
-    let counted = tally.clone();
+    let writer = Trickle { server: sync, user: deaf, series, rate };
+    let (enough, tally) = (Stop::default(), Tally::default());
+    let (told, counted) = (enough.clone(), tally.clone());
     let writing = std::thread::Builder::new().name("announcer".into()).spawn(move || {
-        let acks = writer.measure(PATIENCE / 3);
-        counted.add("announced", acks.map_or(0, |acks| acks.latency.len()));
+        while !told.is_set()
+            && began.elapsed() < PATIENCE
+            && let Ok(acks) = writer.measure(ANNOUNCING)
+        {
+            counted.add("announced", acks.latency.len());
+        }
     })?;
     let load = Load::start(move |stop| async move {
         let mut asking: Vec<_> = asking.iter().map(|user| tokio::task::spawn_local(ask(sync, user.clone()))).collect();
@@ -81,6 +90,7 @@ pub async fn run(target: &Target, readers: usize, turns: Turns) -> io::Result<Ou
     let closed_s = began.elapsed().as_secs_f64();
     load.end();
     drop(held);
+    enough.0.store(true, Ordering::Relaxed);
     let _ = writing.join();
     Ok(Outcome {
         readers: [readers; 2],

@@ -147,7 +147,7 @@ pub(crate) async fn abuse(args: AbuseArgs) -> Result<String, Failure> {
         }
         Scenario::NeverReads { readers } => {
             let place = Place::ordinary(&args.own, FLOODERS + 1)?;
-            let outcome = never_reads::run(&place.target, readers, turns).await?;
+            let outcome = never_reads::run(&place.target, readers, never_reads::ANNOUNCEMENTS_PER_S, turns).await?;
             let text = never_reads_text(&outcome)?;
             place.report(&args, "never-reads", turns, outcome)?;
             Ok(text)
