@@ -1,5 +1,5 @@
 //! Whether what lies in a folder fits together, where only a store that is held back can show it: a journal that lost its end
-//! and still reaches past the store, and what `db adopt` leaves alone.
+//! and still reaches past the store, what `db adopt` leaves alone, and a store writer that meets a defect.
 
 #![allow(clippy::unwrap_used)] // A failed step fails the test.
 
@@ -7,13 +7,17 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::store_seam::Switched;
-use common::{Server, chapter, config};
+use common::{Server, chapter, config, until};
 use engine::boot::Seams;
 use engine::{EngineConfig, SetProgress, StartError};
-use proto::MangaId;
+use proto::{MangaId, UserId};
+use storage::store::seam::{Seam, Seamed};
+use storage::store::{Answer, Applied, Batch, LoadedUser, SharedStore};
 
 /// A folder whose store has none of what its journal has.
 struct Held {
@@ -198,4 +202,51 @@ fn adopting_says_where_a_damaged_journal_went() {
     let aside = server.running().facts().journal_aside.clone().expect("it was set aside");
     server.stop();
     assert!(aside.join(first.file_name().unwrap()).exists(), "{}", aside.display());
+}
+
+/// A store client with a defect that shows this many times.
+struct Defective(AtomicUsize);
+
+impl Seam for Defective {
+    fn apply(&self, real: &SharedStore, batch: Batch) -> Answer<Applied> {
+        let left = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        assert!(left.is_err(), "a defect, on purpose");
+        real.apply(batch)
+    }
+
+    fn load_user(&self, real: &SharedStore, user: UserId) -> Answer<Option<LoadedUser>> {
+        real.load_user(user)
+    }
+}
+
+#[test]
+fn a_store_writer_with_a_defect_begins_again_and_skips_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let defective = Arc::new(Defective(AtomicUsize::new(3)));
+    let sits = Arc::clone(&defective);
+    let seam = move |real| Arc::new(Seamed::new(real, Arc::clone(&sits))) as SharedStore;
+    let server = Server::start(config(folder.path(), 1), Seams { store: Some(Arc::new(seam)), ..Seams::default() });
+    let (tokens, series) = server.seed(1, 5);
+    for round in 1..=20 {
+        for manga in &series {
+            server.set(0, &tokens[0], SetProgress::to(*manga, chapter(round))).unwrap();
+        }
+    }
+    let admin = server.running().admin();
+    until("the store has everything", || {
+        let backlog = admin.backlog();
+        backlog.stored_lsn >= backlog.durable_lsn && defective.0.load(Ordering::SeqCst) == 0
+    });
+    let store = admin.store();
+    let parked = futures_executor::block_on(store.parked(10)).unwrap();
+    assert!(parked.is_empty(), "{parked:?}");
+    server.stop();
+    // From the store alone.
+    fs::remove_dir_all(folder.path().join("journal")).unwrap();
+    let mut adopting = config(folder.path(), 1);
+    adopting.adopt_store = true;
+    let server = Server::start(adopting, Seams::default());
+    for manga in &series {
+        assert_eq!(server.get(0, &tokens[0], *manga).unwrap().unwrap().chapter, chapter(20));
+    }
 }
