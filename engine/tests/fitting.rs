@@ -76,7 +76,8 @@ impl Held {
     }
 
     fn begun(&self) -> Vec<PathBuf> {
-        let begun = |path: &PathBuf| fs::read(path).unwrap().starts_with(b"MHJOURNL");
+        // A segment that is being prepared is renamed when it is ready, maybe between the listing and the look.
+        let begun = |path: &PathBuf| fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"MHJOURNL"));
         self.segments().into_iter().filter(begun).collect()
     }
 
