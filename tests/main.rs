@@ -8,6 +8,7 @@ mod abuse;
 mod completions;
 mod faults_folder;
 mod faults_host;
+mod hot_cache;
 mod kill_nine;
 mod memory;
 mod serve;

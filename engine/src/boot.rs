@@ -21,6 +21,7 @@ use runtime::topology::Topology;
 use runtime::{Fleet, ShardContext};
 use rustc_hash::FxHashMap;
 use storage::folder::DataFolder;
+use storage::hot::{self, HotCache, HotThread};
 use storage::journal::{self, Cursors, Lsn, ShardJournal};
 use storage::store::{PostgresStore, SharedStore, SqliteConfig, SqliteStore};
 use storage::writer::{self, Writer, WriterConfig};
@@ -41,6 +42,9 @@ use crate::shard::{Shard, Wakes};
 use crate::shared::Shared;
 use crate::tokens::{SECRET_BYTES_MIN, Tokens};
 use crate::upkeep::{Operations, Upkeep};
+
+/// How long the end of a run waits for Redis to take what waits for it.
+const HOT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A shard's open doors: serves until they are closed (after the drain began and every connection has been told) or the
 /// hard stop fires.
@@ -95,6 +99,8 @@ pub struct Facts {
     pub backend_reason: String,
     /// The store, in words.
     pub store: String,
+    /// Redis, in words, when there is one.
+    pub cache: Option<String>,
     /// The journal: how it writes, in words; loud on a volatile file system.
     pub journal: String,
     /// Where a journal that did not fit was set aside, when the store was adopted.
@@ -113,6 +119,7 @@ pub struct Running {
     upkeep: Upkeep,
     operations: Arc<Operations>,
     writer: Writer,
+    hot: Option<HotThread>,
     shared: Arc<Shared>,
     draining: AtomicBool,
     // Released last: nobody else may open the folder before everything in it is closed.
@@ -154,6 +161,9 @@ impl Running {
         self.fleet.join();
         self.upkeep.stop();
         let healthy = self.operations.close_journal();
+        if let Some(hot) = self.hot {
+            hot.stop(HOT_PATIENCE);
+        }
         // What the connections left of the time to stop; what the store does not get in it, it gets at the next start.
         let patience = self.shared.config.limits.drain.saturating_sub(began.elapsed()).max(Duration::from_secs(1));
         if !self.writer.stop(patience) {
@@ -193,7 +203,8 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
     }
     let shards = topology.shards.len();
     let wakes: Vec<Wakes> = (0..shards).map(|_| Wakes::default()).collect();
-    let logged = open_journal(&config, &folder, &store, &wakes, &seams)?;
+    let (hot, hot_thread) = start_hot(&config, &folder)?.unzip();
+    let logged = open_journal(&config, &folder, &store, hot.as_ref(), &wakes, &seams)?;
     let catalogue = load_catalogue(&config, &store)?;
     let Logged { journal, shard_journals, feed, cursors, journal_id, recovered, words, aside, revoked } = logged;
     let writer = writer::start(feed, Arc::clone(&store), journal_id, cursors.clone(), WriterConfig::default())
@@ -208,6 +219,7 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
             None => probe.explanation.clone(),
         },
         store: format!("{} at {}", store.kind(), store.place()),
+        cache: hot.as_ref().map(|hot| format!("Redis {}", hot.place())),
         journal: words,
         journal_aside: aside,
         replayed: recovered.replayed,
@@ -215,7 +227,7 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
     };
     metrics::gauge!("mangahub_recovered_records").set(recovered.replayed as f64);
     let known = revocations(&store, revoked)?;
-    let shared = share(config, &folder, store, cursors, catalogue, known, encoders, &wakes)?;
+    let shared = share(config, &folder, store, hot, cursors, catalogue, known, encoders, &wakes)?;
     let fleet = start_shards(topology, probe, &shared, &operations, wakes, shard_journals, recovered, doors);
     // A start that failed leaves nothing running: the folder can be opened again.
     let fleet = fleet.inspect_err(|_| {
@@ -226,7 +238,14 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
         StartError::Runtime(error.to_string())
     })?;
     let admin = Admin::new(Arc::clone(&shared), Arc::clone(&operations));
-    Ok(Running { facts, admin, fleet, upkeep, operations, writer, shared, draining: AtomicBool::new(false), folder })
+    let (hot, draining) = (hot_thread, AtomicBool::new(false));
+    Ok(Running { facts, admin, fleet, upkeep, operations, writer, hot, shared, draining, folder })
+}
+
+/// The hot cache, when there is one. A Redis that is away is no reason not to start.
+fn start_hot(config: &EngineConfig, folder: &DataFolder) -> Result<Option<(HotCache, HotThread)>, StartError> {
+    let start = |wanted: &hot::HotConfig| hot::start(wanted.clone(), folder.node());
+    config.hot.as_ref().map(start).transpose().map_err(|error| StartError::Config(error.to_string()))
 }
 
 /// The store that the configuration names: a Postgres database, or the file in the folder.
@@ -266,6 +285,7 @@ fn share(
     config: EngineConfig,
     folder: &DataFolder,
     store: SharedStore,
+    hot: Option<HotCache>,
     cursors: Cursors,
     catalogue: Catalogue,
     revocations: Revocations,
@@ -299,6 +319,7 @@ fn share(
         shards_done: AtomicUsize::new(0),
         done_wakes: wakes.iter().map(|wakes| wakes.done.clone()).collect::<Vec<Notify>>(),
         store,
+        hot,
         config,
     }))
 }
@@ -332,6 +353,9 @@ fn start_shards(
     let high_water = recovered.high_water;
     let mut by_owner: FxHashMap<usize, Vec<(UserState, Lsn)>> = FxHashMap::default();
     for (user, state) in recovered.users {
+        if let Some(hot) = &shared.hot {
+            hot.newer(state.0.to_rows());
+        }
         by_owner.entry(shared.owner(user)).or_default().push(state);
     }
     let (report, reports) = mpsc::channel();

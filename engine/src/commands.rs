@@ -95,8 +95,17 @@ impl Core {
     pub(crate) fn run(&mut self, user: proto::UserId, waiting: Waiting) {
         self.open_turn();
         match self.users.find(user) {
+            Found::Resident(slot) if self.users.get(slot).for_reading && !waiting.work.only_reads() => {
+                // Rules are evaluated on the store's state, never on the hot cache's.
+                if self.loads >= self.shared.config.limits.loads_max {
+                    return self.refuse_waiting(waiting, Fault::busy("Too many users are being loaded."));
+                }
+                self.users.reload(slot, waiting);
+                self.load_from_store(user, false);
+            }
             Found::Resident(slot) => {
                 self.users.touch(slot);
+                self.counters.found += 1;
                 self.execute(slot, waiting.work, waiting.target, waiting.framed);
             }
             Found::Loading(slot) => {
@@ -111,8 +120,9 @@ impl Core {
                 self.refuse_waiting(waiting, Fault::busy("Too many users are being loaded."));
             }
             Found::Absent => {
+                let only_reads = waiting.work.only_reads();
                 self.users.begin(user, waiting);
-                self.load(user);
+                self.load(user, only_reads);
             }
         }
     }

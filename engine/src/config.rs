@@ -19,6 +19,8 @@ pub struct EngineConfig {
     pub strict_total: bool,
     /// The Postgres database that is the store; `None` means the embedded one in the data folder.
     pub database: Option<storage::store::PostgresConfig>,
+    /// Redis between memory and the store.
+    pub hot: Option<storage::hot::HotConfig>,
     /// Tokens.
     pub tokens: TokenConfig,
     /// Limits.
@@ -156,6 +158,7 @@ impl EngineConfig {
             registration: Registration::Open,
             strict_total: false,
             database: None,
+            hot: None,
             tokens: TokenConfig {
                 secret: secret.into(),
                 key_id: "1".to_owned(),

@@ -12,8 +12,31 @@ use crate::message::Target;
 use crate::users::assemble;
 
 impl Core {
-    /// Asks the store for a user who has been entered as loading.
-    pub(crate) fn load(&mut self, user: UserId) {
+    /// Loads a user who has been entered as loading. Whoever only reads may be answered from the hot cache.
+    pub(crate) fn load(&mut self, user: UserId, only_reads: bool) {
+        let (Some(hot), true) = (&self.shared.hot, only_reads) else { return self.load_from_store(user, false) };
+        let Some(shard) = self.shard.upgrade() else { return };
+        self.loads += 1;
+        let recovered = self.users.recovered(user);
+        let question = hot.load(user);
+        driver::spawn_essential("cache load", async move {
+            let answer = question.await;
+            let mut core = shard.core.borrow_mut();
+            core.loads -= 1;
+            core.open_turn();
+            match answer {
+                Some(stored) => {
+                    core.counters.loads_hot += 1;
+                    let state = assemble(stored, recovered, core.shared.node);
+                    core.settle_in(user, state, true);
+                }
+                None => core.load_from_store(user, true),
+            }
+        });
+    }
+
+    /// Asks the store for a user who has been entered as loading. `asked_hot`: the hot cache has been asked and does not know.
+    pub(crate) fn load_from_store(&mut self, user: UserId, asked_hot: bool) {
         let Some(shard) = self.shard.upgrade() else { return };
         self.loads += 1;
         // Taken before the question: what the store has by then need not be in the answer.
@@ -24,7 +47,7 @@ impl Core {
             let mut core = shard.core.borrow_mut();
             core.loads -= 1;
             core.open_turn();
-            core.loaded(user, answer, recovered);
+            core.loaded(user, answer, recovered, asked_hot);
         });
     }
 
@@ -33,7 +56,12 @@ impl Core {
         user: UserId,
         answer: Result<Option<LoadedUser>, StoreError>,
         recovered: Option<hub::StoredUser>,
+        asked_hot: bool,
     ) {
+        // Those who only read may be better off with the hot cache than with a store that is away.
+        let may_ask_hot = self.shared.hot.is_some()
+            && !asked_hot
+            && matches!(answer, Err(StoreError::Unavailable { .. } | StoreError::Busy));
         let fault = match answer {
             Ok(Some(loaded)) => match self.assemble(loaded, recovered) {
                 Ok(state) => return self.fill(user, state),
@@ -44,7 +72,11 @@ impl Core {
         };
         self.counters.load_failures += 1;
         for waiting in self.users.fail(user) {
-            self.refuse_waiting(waiting, fault.clone());
+            if may_ask_hot && waiting.work.only_reads() {
+                self.run(user, waiting);
+            } else {
+                self.refuse_waiting(waiting, fault.clone());
+            }
         }
     }
 
@@ -66,15 +98,29 @@ impl Core {
 
     fn fill(&mut self, user: UserId, state: UserState) {
         self.counters.loads += 1;
+        if let Some(hot) = &self.shared.hot {
+            hot.fill(state.to_rows());
+        }
+        self.settle_in(user, state, false);
+    }
+
+    /// Puts a user into memory and does what waited for them.
+    fn settle_in(&mut self, user: UserId, state: UserState, for_reading: bool) {
         // Not below any position that this user had earlier in this boot: each was at most this clock's version of then.
         let position = self.clock.high_water().0;
         let position = if sabotaged(Sabotage::RestartedStream) { 0 } else { position };
         let (slot, waiters) = self.users.fill(user, state, position);
+        self.users.get(slot).for_reading = for_reading;
         for waiting in waiters {
             // A caller that has gone is not worth the work; a connection may have left meanwhile.
             if let Target::Local(sender) = &waiting.target
                 && sender.is_canceled()
             {
+                continue;
+            }
+            if for_reading {
+                // One that wants to change something waits for the store, and whoever comes after it too.
+                self.run(user, waiting);
                 continue;
             }
             self.execute(slot, waiting.work, waiting.target, waiting.framed);

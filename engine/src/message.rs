@@ -31,6 +31,13 @@ pub(crate) enum Work {
     Attach { conn: ConnRef, device: Option<DeviceId> },
 }
 
+impl Work {
+    /// Whether a state that is only read, and knows progress and library alone, is enough for it.
+    pub(crate) fn only_reads(&self) -> bool {
+        matches!(self, Self::Query(Query::Progress(_) | Query::ProgressAll { .. } | Query::Library))
+    }
+}
+
 /// From one shard to another.
 pub(crate) enum Request {
     /// A call: the sender waits for `Reply::Answer`.

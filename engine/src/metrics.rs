@@ -22,7 +22,9 @@ pub(crate) struct Counters {
     pub(crate) over_frame_rate: u64,
     pub(crate) over_line_rate: u64,
     pub(crate) over_api_rate: u64,
+    pub(crate) found: u64,
     pub(crate) loads: u64,
+    pub(crate) loads_hot: u64,
     pub(crate) load_failures: u64,
     pub(crate) revoked_connections: u64,
     refused: [u64; Code::ALL.len()],
@@ -55,7 +57,9 @@ pub(crate) struct Handles {
     over_frame_rate: metrics::Counter,
     over_line_rate: metrics::Counter,
     over_api_rate: metrics::Counter,
+    found: metrics::Counter,
     loads: metrics::Counter,
+    loads_hot: metrics::Counter,
     load_failures: metrics::Counter,
     revoked_connections: metrics::Counter,
     refused: Vec<metrics::Counter>,
@@ -99,7 +103,9 @@ impl Handles {
             over_frame_rate: busy("update", "rate"),
             over_line_rate: busy("line", "rate"),
             over_api_rate: busy("request", "rate"),
+            found: metrics::counter!("mangahub_users_found_total", "in" => "memory"),
             loads: metrics::counter!("mangahub_user_loads_total", "outcome" => "loaded"),
+            loads_hot: metrics::counter!("mangahub_user_loads_total", "outcome" => "redis"),
             load_failures: metrics::counter!("mangahub_user_loads_total", "outcome" => "failed"),
             revoked_connections: metrics::counter!("mangahub_connections_revoked_total"),
             refused: (Code::ALL.iter())
@@ -134,7 +140,9 @@ impl Handles {
         self.over_frame_rate.increment(counters.over_frame_rate);
         self.over_line_rate.increment(counters.over_line_rate);
         self.over_api_rate.increment(counters.over_api_rate);
+        self.found.increment(counters.found);
         self.loads.increment(counters.loads);
+        self.loads_hot.increment(counters.loads_hot);
         self.load_failures.increment(counters.load_failures);
         self.revoked_connections.increment(counters.revoked_connections);
         for (handle, count) in self.refused.iter().zip(counters.refused) {

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use proto::{NodeId, UserId};
 use ring::hmac;
 use runtime::notify::Notify;
+use storage::hot::HotCache;
 use storage::journal::Cursors;
 use storage::store::SharedStore;
 
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) epoch: u64,
     pub(crate) started: Instant,
     pub(crate) store: SharedStore,
+    /// Between memory and the store, when there is one.
+    pub(crate) hot: Option<HotCache>,
     pub(crate) cursors: Cursors,
     pub(crate) catalogue: Arc<ArcSwap<Catalogue>>,
     pub(crate) revocations: Arc<Revocations>,

@@ -12,6 +12,7 @@ use proto::Version;
 use runtime::mailbox::MeshStats;
 use storage::checkpoint::Checkpoint;
 use storage::folder::DataFolder;
+use storage::hot::{HotReading, HotState};
 use storage::journal::{Journal, JournalId, Stats};
 use storage::writer::WriterStats;
 
@@ -115,13 +116,48 @@ impl Operations {
             (false, true) => "no room",
             (false, false) => "ok",
         };
-        let health = Health {
+        let mut health = Health {
             ready: !journal.failed,
             degraded: store != "ok" || words != "ok",
             dependencies: vec![("journal", words.to_owned()), ("store", store)],
         };
+        if let Some(hot) = &shared.hot {
+            let reading = hot.read();
+            publish_hot(&reading);
+            // Nothing is lost without it: that is degraded, and never down.
+            health.degraded |= reading.state != HotState::Healthy;
+            health.dependencies.push(("redis", reading.state.as_str().to_owned()));
+        }
         shared.health.store(Arc::new(health));
     }
+}
+
+fn publish_hot(reading: &HotReading) {
+    let counts = &reading.counts;
+    let loads = [
+        ("hit", counts.hits),
+        ("miss", counts.misses),
+        ("untrusted", counts.misses_untrusted),
+        ("breaker_open", counts.misses_breaker),
+        ("busy", counts.misses_busy),
+        ("failed", counts.misses_failed),
+    ];
+    for (outcome, count) in loads {
+        metrics::counter!("mangahub_cache_loads_total", "outcome" => outcome).absolute(count);
+    }
+    let dropped =
+        [("queue_full", counts.dropped_queue), ("refused", counts.dropped_refused), ("behind", counts.dropped_inbox)];
+    for (reason, count) in dropped {
+        metrics::counter!("mangahub_cache_dropped_total", "reason" => reason).absolute(count);
+    }
+    metrics::counter!("mangahub_cache_rows_total").absolute(counts.rows);
+    metrics::counter!("mangahub_cache_writes_total").absolute(counts.writes);
+    metrics::counter!("mangahub_cache_fills_total").absolute(counts.fills);
+    metrics::counter!("mangahub_cache_write_failures_total").absolute(counts.write_failures);
+    metrics::counter!("mangahub_cache_breaker_opened_total").absolute(counts.opened);
+    metrics::counter!("mangahub_cache_epochs_total").absolute(counts.epochs);
+    metrics::gauge!("mangahub_cache_breaker").set(f64::from(reading.breaker as u8));
+    metrics::gauge!("mangahub_cache_queue_rows").set(counts.queue_rows as f64);
 }
 
 /// The thread.

@@ -58,6 +58,8 @@ pub(crate) struct Resident {
     exact_from: u64,
     pub(crate) connections: Vec<ConnRef>,
     pub(crate) frames: Bucket,
+    /// From the hot cache: enough to be read, not to decide on. Never changed, and without connections.
+    pub(crate) for_reading: bool,
     bytes: usize,
     dirty: bool,
     newer: u32,
@@ -156,6 +158,15 @@ impl Users {
         self.by_id.insert(user, slot);
     }
 
+    /// Begins loading a user again who was there for reading only.
+    pub(crate) fn reload(&mut self, slot: u32, first: Waiting) {
+        self.unlist(slot);
+        let before = std::mem::replace(&mut self.slots[slot as usize].1, Slot::Loading(vec![first]));
+        let Slot::Resident(resident) = before else { unreachable!("a user is loaded once at a time") };
+        debug_assert!(resident.for_reading && !resident.dirty && resident.connections.is_empty());
+        self.bytes -= resident.bytes;
+    }
+
     /// Adds to those who wait for a user; hands the work back when there are too many.
     pub(crate) fn wait(&mut self, slot: u32, waiting: Waiting, waiters_max: usize) -> Result<(), Waiting> {
         match &mut self.slots[slot as usize].1 {
@@ -189,6 +200,7 @@ impl Users {
             exact_from: position,
             connections: Vec::new(),
             frames: Bucket::default(),
+            for_reading: false,
             bytes,
             dirty: false,
             newer: NONE,

@@ -59,15 +59,13 @@ pub(crate) struct Key {
     pub(crate) compat: &'static [&'static str],
     /// Whether `config show` hides it.
     pub(crate) secret: bool,
-    /// Whether this version knows the key but cannot do what it asks; setting it is refused.
-    pub(crate) reserved: bool,
     /// Whether the key belongs to something that this version does not have; setting it is mentioned.
     pub(crate) idle: bool,
 }
 
 impl Key {
     const fn new(path: &'static str, kind: Kind, preset: Preset) -> Self {
-        Self { path, kind, preset, compat: &[], secret: false, reserved: false, idle: false }
+        Self { path, kind, preset, compat: &[], secret: false, idle: false }
     }
 
     const fn compat(mut self, names: &'static [&'static str]) -> Self {
@@ -77,11 +75,6 @@ impl Key {
 
     const fn secret(mut self) -> Self {
         self.secret = true;
-        self
-    }
-
-    const fn reserved(mut self) -> Self {
-        self.reserved = true;
         self
     }
 
@@ -190,8 +183,11 @@ pub(crate) const KEYS: &[Key] = &[
     bytes("journal.bytes_max", 8 * GIB, 256 * MIB, 1 << 44),
     count("store.queue_rows", 100_000, 1_000, 100_000_000),
     text("store.url", "").compat(&["DATABASE_URL"]).secret(),
-    text("cache.redis_url", "").compat(&["REDIS_URL"]).secret().reserved(),
-    seconds("cache.ttl_s", 3_600, 1, 30 * DAY_S).compat(&["CACHE_TTL"]).idle(),
+    text("cache.redis_url", "").compat(&["REDIS_URL"]).secret(),
+    text("cache.tls_ca", ""),
+    seconds("cache.ttl_s", 3_600, 1, 30 * DAY_S).compat(&["CACHE_TTL"]),
+    millis("cache.timeout_ms", 100, 1, 10_000),
+    count("cache.queue_rows", 65_536, 1_000, 10_000_000),
     text("log.filter", "info"),
     choice("log.format", "text", &["text", "json"]),
 ];

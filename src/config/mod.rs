@@ -63,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) database: Option<PostgresConfig>,
     /// Rows that may wait for the store in memory before the journal's segments are read instead.
     pub(crate) store_queue_rows: usize,
+    /// Redis between memory and the store, when it is configured.
+    pub(crate) cache: Option<Cache>,
     /// What is logged.
     pub(crate) log_filter: String,
     /// Whether the log is JSON lines.
@@ -97,6 +99,28 @@ impl std::fmt::Debug for Auth {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Never the secret: this ends up in logs.
         out.debug_struct("Auth").field("registration", &self.registration).finish_non_exhaustive()
+    }
+}
+
+/// The hot cache.
+#[derive(Clone)]
+pub(crate) struct Cache {
+    /// Where Redis is; may carry a password.
+    pub(crate) redis_url: String,
+    /// The only certificate authorities to trust, when not the system's.
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// How long a key lives that nobody uses.
+    pub(crate) ttl: Duration,
+    /// How long a read may take.
+    pub(crate) timeout: Duration,
+    /// Rows that may wait to be written.
+    pub(crate) queue_rows: usize,
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the URL: this ends up in logs.
+        out.debug_struct("Cache").field("ttl", &self.ttl).finish_non_exhaustive()
     }
 }
 
@@ -181,6 +205,13 @@ impl Config {
             journal_bytes_max: read.number("journal.bytes_max"),
             database: rules::database(read.text("store.url"))?,
             store_queue_rows: read.number("store.queue_rows"),
+            cache: Some(read.text("cache.redis_url")).filter(|url| !url.is_empty()).map(|redis_url| Cache {
+                redis_url,
+                tls_ca: Some(read.text("cache.tls_ca")).filter(|path| !path.is_empty()).map(PathBuf::from),
+                ttl: read.seconds("cache.ttl_s"),
+                timeout: read.millis("cache.timeout_ms"),
+                queue_rows: read.number("cache.queue_rows"),
+            }),
             log_filter: read.text("log.filter"),
             log_json: read.text("log.format") == "json",
         };

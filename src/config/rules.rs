@@ -72,13 +72,6 @@ pub(super) fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, ConfigError> {
 /// What this version knows but cannot do is refused, never ignored.
 pub(super) fn available(resolved: &Resolved) -> Result<(), ConfigError> {
     for (key, value, origin) in resolved.iter().filter(|(key, ..)| resolved.is_set(key.path)) {
-        if key.reserved && *value != Value::Text(String::new()) {
-            return Err(ConfigError::Rule(format!(
-                "{} ({origin}) is not available in this version: everything is kept in the embedded store of the data \
-                 folder. Unset it to start",
-                key.path
-            )));
-        }
         if key.path == "auth.registration" && *value == Value::Text("invite".to_owned()) {
             return Err(ConfigError::Rule(format!(
                 "auth.registration = \"invite\" ({origin}) is not available in this version; use \"closed\" and \

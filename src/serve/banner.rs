@@ -34,7 +34,7 @@ pub(crate) fn print(seen: &Seen<'_>, output: Output) {
 }
 
 fn as_json(seen: &Seen<'_>) -> serde_json::Value {
-    let Facts { shards, topology, backend, backend_reason, store, journal, journal_aside: _, replayed, series } =
+    let Facts { shards, topology, backend, backend_reason, store, cache, journal, journal_aside: _, replayed, series } =
         seen.facts;
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -43,6 +43,7 @@ fn as_json(seen: &Seen<'_>) -> serde_json::Value {
         "metrics": seen.addresses.metrics,
         "data_dir": seen.config.data_dir,
         "store": store,
+        "cache": cache,
         "journal": journal,
         "shards": shards,
         "topology": topology,
@@ -77,6 +78,9 @@ fn as_text(seen: &Seen<'_>) -> String {
     let data_dir = std::path::absolute(&seen.config.data_dir).unwrap_or_else(|_| seen.config.data_dir.clone());
     line("data", data_dir.display().to_string());
     line("store", facts.store.clone());
+    if let Some(cache) = &facts.cache {
+        line("cache", cache.clone());
+    }
     line("journal", facts.journal.clone());
     line("shards", format!("{} ({})", facts.shards, facts.topology));
     line("io", facts.backend_reason.clone());

@@ -3,6 +3,7 @@
 
 use engine::config::{EngineConfig, Limits, TokenConfig};
 use protocols::{DoorLimits, DoorsConfig, TlsFiles};
+use storage::hot::HotConfig;
 
 use crate::catalogue;
 use crate::config::{Config, Registration};
@@ -31,6 +32,13 @@ pub(crate) fn engine(config: &Config, connections_max: u32) -> EngineConfig {
     };
     wanted.strict_total = config.strict_total;
     wanted.database = config.database.clone();
+    wanted.hot = config.cache.as_ref().map(|cache| HotConfig {
+        tls_ca: cache.tls_ca.clone(),
+        ttl: cache.ttl,
+        timeout: cache.timeout,
+        queue_rows_max: cache.queue_rows,
+        ..HotConfig::new(&cache.redis_url)
+    });
     wanted.tokens = TokenConfig {
         secret,
         access_ttl: config.auth.access_token_ttl,

@@ -5,6 +5,7 @@
 pub mod checkpoint;
 pub mod file_system;
 pub mod folder;
+pub mod hot;
 pub mod journal;
 pub mod lane;
 pub mod migrations;

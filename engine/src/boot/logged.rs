@@ -7,6 +7,7 @@ use std::time::Instant;
 use futures_executor::block_on;
 use storage::checkpoint::Checkpoint;
 use storage::folder::DataFolder;
+use storage::hot::HotCache;
 use storage::journal::{self, Cursors, EndNote, Listener, ShardJournal};
 use storage::store::SharedStore;
 
@@ -35,6 +36,7 @@ pub(super) fn open_journal(
     config: &EngineConfig,
     folder: &DataFolder,
     store: &SharedStore,
+    hot: Option<&HotCache>,
     wakes: &[Wakes],
     seams: &Seams,
 ) -> Result<Logged, StartError> {
@@ -42,6 +44,7 @@ pub(super) fn open_journal(
     wanted.journal_bytes_max = config.limits.journal_bytes_max;
     wanted.segment_bytes = config.limits.journal_segment_bytes;
     wanted.feed_rows_max = config.limits.store_queue_rows;
+    wanted.on_committed = hot.cloned().map(|hot| Arc::new(move |committed: &_| hot.committed(committed)) as _);
     if let Some(engine) = &seams.journal {
         wanted.engine = Arc::clone(engine);
     }

@@ -246,6 +246,7 @@ impl World {
             epoch: self.boots,
             started: Instant::now(),
             store: Arc::clone(&self.shared_store),
+            hot: None,
             cursors: cursors.clone(),
             catalogue: Arc::new(ArcSwap::from_pointee(catalogue())),
             revocations,

@@ -33,7 +33,8 @@ pub(crate) fn check_conn() -> Answer {
 
 pub(crate) fn db_ping(exchange: &Exchange<'_>) -> Result<Answer, Fault> {
     let health = exchange.shard.engine.health();
-    if health.degraded || !health.ready {
+    let store_is_ok = health.dependencies.iter().any(|(name, state)| *name == "store" && state == "ok");
+    if !store_is_ok || !health.ready {
         return Err(Fault::unavailable("the store does not answer", 1_000));
     }
     Ok(ok(&json!({"ok": true})))

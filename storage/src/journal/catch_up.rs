@@ -19,6 +19,12 @@ pub(super) struct SegmentReader {
     scan: Option<SegmentScan>,
 }
 
+/// Records read so far.
+struct Gathered {
+    count: u32,
+    bytes: Vec<u8>,
+}
+
 impl SegmentReader {
     pub(super) fn new(folder: PathBuf, journal: JournalId) -> Self {
         Self { folder, journal, scan: None }
@@ -31,7 +37,7 @@ impl SegmentReader {
 
     /// Records from `next` on, at least one, none beyond `durable`; `next` must not be beyond it either.
     pub(super) fn read(&mut self, next: Lsn, durable: Lsn) -> Result<Committed, OpenError> {
-        let mut batch = Committed { first: next, count: 0, bytes: Vec::new() };
+        let mut batch = Gathered { count: 0, bytes: Vec::new() };
         while batch.bytes.len() < BATCH_BYTES {
             let wanted = next.plus(u64::from(batch.count));
             if wanted > durable {
@@ -41,11 +47,11 @@ impl SegmentReader {
                 self.look_again(wanted, &mut batch)?;
             }
         }
-        Ok(batch)
+        Ok(Committed { first: next, count: batch.count, bytes: batch.bytes.into() })
     }
 
     /// After the end of a segment, or of what had been written when it was last read.
-    fn look_again(&mut self, wanted: Lsn, batch: &mut Committed) -> Result<(), OpenError> {
+    fn look_again(&mut self, wanted: Lsn, batch: &mut Gathered) -> Result<(), OpenError> {
         if let Some(scan) = &mut self.scan {
             scan.refresh();
             if self.append_commit(wanted, batch)? {
@@ -61,7 +67,7 @@ impl SegmentReader {
     }
 
     /// Adds the commit that contains `wanted` and continues `batch` exactly; false when this segment has none.
-    fn append_commit(&mut self, wanted: Lsn, batch: &mut Committed) -> Result<bool, OpenError> {
+    fn append_commit(&mut self, wanted: Lsn, batch: &mut Gathered) -> Result<bool, OpenError> {
         let Some(scan) = &mut self.scan else { return Ok(false) };
         loop {
             let Some((header, records)) = scan.next()? else { return Ok(false) };

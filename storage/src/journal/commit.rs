@@ -1,6 +1,7 @@
 //! The journal's thread: gathers what shards have handed over, writes it as one commit, and only then moves the watermark.
 //! It never waits for company, never rewrites a block that was acknowledged, and never tries a failed write again.
 
+use std::mem::take;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -14,7 +15,7 @@ use super::feed::{Committed, FeedQueue};
 use super::format::{BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, SegmentHeader};
 use super::room::Room;
 use super::shard::{Gate, HandOver, Message, Watermark};
-use super::{BusyReason, Engine, FailureHook, Listener, Lsn, SegmentFile};
+use super::{BusyReason, CommitHook, Engine, FailureHook, Listener, Lsn, SegmentFile};
 
 /// How long a commit gathers while there is no next segment in sight: padding is what fills a journal that is nearly full.
 const TIGHT_GATHER: Duration = Duration::from_millis(5);
@@ -44,12 +45,15 @@ pub(super) struct Committer {
     pub(super) counters: Arc<Counters>,
     pub(super) engine: Arc<dyn Engine>,
     pub(super) on_failure: FailureHook,
+    pub(super) on_committed: Option<CommitHook>,
     pub(super) segment_bytes: u64,
     pub(super) commit_bytes_max: usize,
     /// The segment being written: its file, and the header that it got.
     pub(super) active: Active,
     pub(super) next: Lsn,
     pub(super) version: Version,
+    /// What a commit made durable, on its way to the feed.
+    pub(super) committed: Vec<Committed>,
 }
 
 /// The segment being written.
@@ -202,9 +206,20 @@ impl Committer {
         Ok(())
     }
 
-    /// Moves the watermarks of everyone in this commit, wakes them, and gives the records to the store writer.
+    /// Shows the records to the hook, moves the watermarks of everyone in this commit, wakes them, and gives the records to
+    /// the store writer. The hook goes first: by the time that anybody is told of a change, it has seen it.
     pub(super) fn publish(&mut self, gathered: &mut Vec<HandOver>) {
         let end = Lsn(self.next.0 - 1);
+        let count: u64 = gathered.iter().map(|hand_over| u64::from(hand_over.count)).sum();
+        let mut first = Lsn(end.0 + 1 - count);
+        for hand_over in &mut *gathered {
+            let committed = Committed { first, count: hand_over.count, bytes: take(&mut hand_over.records).into() };
+            first = first.plus(u64::from(hand_over.count));
+            if let Some(hook) = &self.on_committed {
+                hook(&committed);
+            }
+            self.committed.push(committed);
+        }
         for hand_over in &*gathered {
             self.watermarks[hand_over.shard].publish(hand_over.ticket, end, hand_over.bytes_total);
         }
@@ -214,14 +229,8 @@ impl Committer {
                 self.listeners[hand_over.shard]();
             }
         }
-        let count: u64 = gathered.iter().map(|hand_over| u64::from(hand_over.count)).sum();
-        let mut first = Lsn(end.0 + 1 - count);
-        let committed = gathered.drain(..).map(|HandOver { count, records, .. }| {
-            let committed = Committed { first, count, bytes: records };
-            first = first.plus(u64::from(count));
-            committed
-        });
-        self.feed.push(committed, end);
+        gathered.clear();
+        self.feed.push(self.committed.drain(..), end);
     }
 
     fn fail(self, what: &str) {

@@ -7,17 +7,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::catch_up::SegmentReader;
 use super::format::parse_record;
 use super::{JournalId, Lsn, OpenError};
 use crate::lane::Lane;
 
-/// Records with consecutive positions, all durable.
-#[derive(Debug)]
+/// Records with consecutive positions, all durable. A clone shares the bytes.
+#[derive(Clone, Debug)]
 pub struct Committed {
     pub(super) first: Lsn,
     pub(super) count: u32,
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Bytes,
 }
 
 /// One record as it lies in the journal.
@@ -49,6 +51,11 @@ impl Committed {
     /// How many records; at least one.
     pub fn count(&self) -> usize {
         self.count as usize
+    }
+
+    /// How many bytes they take.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The records, in LSN order.

@@ -93,6 +93,10 @@ sixteen_bytes!(
 /// ends the process with a non-zero code, because state that was touched by unwritten records must answer nothing more.
 pub type FailureHook = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// Shown every hand-over once it is durable and before anybody is told of it, on the journal's thread, in the journal's order.
+/// Must not block: every acknowledgement waits for it.
+pub type CommitHook = Arc<dyn Fn(&Committed) + Send + Sync>;
+
 /// Called on the journal's thread after a shard's watermark has moved; wakes that shard's task. Must not block.
 pub type Listener = Box<dyn Fn() + Send>;
 
@@ -122,6 +126,8 @@ pub struct JournalConfig {
     pub engine: Arc<dyn Engine>,
     /// What happens when a commit fails.
     pub on_failure: FailureHook,
+    /// Who else is shown what has become durable (the hot cache).
+    pub on_committed: Option<CommitHook>,
 }
 
 impl JournalConfig {
@@ -147,6 +153,7 @@ impl JournalConfig {
                 tracing::error!(what, "the journal failed; the process ends so that a restart can replay it");
                 std::process::exit(74);
             }),
+            on_committed: None,
         }
     }
 }

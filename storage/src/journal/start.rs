@@ -244,11 +244,13 @@ impl Begin {
             counters,
             engine: config.engine,
             on_failure: config.on_failure,
+            on_committed: config.on_committed,
             segment_bytes: config.segment_bytes,
             commit_bytes_max: COMMIT_RECORD_BYTES_MAX.min((config.segment_bytes / 4) as usize),
             active,
             next: header.first,
             version: chain.version,
+            committed: Vec::new(),
         })
     }
 }
