@@ -6,6 +6,7 @@ pub mod account;
 pub mod batch;
 pub mod catalogue;
 pub mod error;
+mod guards;
 mod history;
 pub mod import;
 pub mod postgres;
@@ -160,3 +161,20 @@ pub trait Store: Send + Sync + 'static {
     /// Looks the whole store over; takes as long as reading it.
     fn check(&self) -> Answer<StoreCheck>;
 }
+
+/// The tables that a check counts.
+const TABLES: [&str; 13] = [
+    "users",
+    "sessions",
+    "refresh_tokens",
+    "revoked_grants",
+    "manga",
+    "genres",
+    "manga_genres",
+    "user_progress",
+    "user_library",
+    "progress_history",
+    "devices",
+    "preferences",
+    "parked_records",
+];

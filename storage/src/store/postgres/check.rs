@@ -7,23 +7,7 @@ use super::apply;
 use super::failure::Failure;
 use super::statement::{column, first, number, odd, params, rows};
 use crate::journal::StoreId;
-use crate::store::{StoreCheck, TableCount};
-
-const TABLES: [&str; 13] = [
-    "users",
-    "sessions",
-    "refresh_tokens",
-    "revoked_grants",
-    "manga",
-    "genres",
-    "manga_genres",
-    "user_progress",
-    "user_library",
-    "progress_history",
-    "devices",
-    "preferences",
-    "parked_records",
-];
+use crate::store::{StoreCheck, TABLES, TableCount};
 
 /// Checks and counts.
 pub(super) async fn check(client: &Client, store_id: StoreId) -> Result<StoreCheck, Failure> {

@@ -9,47 +9,43 @@ use uuid::Uuid;
 
 use super::failure::Failure;
 use super::statement::{execute, int, params};
+use crate::store::guards;
 
-const PROGRESS: &str = "
+const PROGRESS: &str = concat!(
+    "
     INSERT INTO user_progress AS stored
         (user_id, manga_id, generation, chapter, version, node, deleted, page, ahead)
     SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[], $4::integer[], $5::bigint[], $6::bigint[], $7::boolean[],
                          $8::bigint[], $9::boolean[])
-    ON CONFLICT (user_id, manga_id) DO UPDATE SET
-        generation = excluded.generation, chapter = excluded.chapter, version = excluded.version, node = excluded.node,
-        deleted = excluded.deleted, page = excluded.page, ahead = excluded.ahead
-    WHERE (excluded.generation, excluded.chapter, excluded.version, excluded.node,
-           excluded.deleted, coalesce(excluded.page, -1), excluded.ahead)
-        > (stored.generation, stored.chapter, stored.version, stored.node,
-           stored.deleted, coalesce(stored.page, -1), stored.ahead)";
+",
+    guards::progress!()
+);
 
-const LIBRARY: &str = "
+const LIBRARY: &str = concat!(
+    "
     INSERT INTO user_library AS stored (user_id, manga_id, version, node, deleted, status, added_at)
     SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::boolean[], $6::smallint[], $7::bigint[])
-    ON CONFLICT (user_id, manga_id) DO UPDATE SET
-        version = excluded.version, node = excluded.node, deleted = excluded.deleted, status = excluded.status,
-        added_at = excluded.added_at
-    WHERE (excluded.version, excluded.node, excluded.deleted, excluded.status, excluded.added_at)
-        > (stored.version, stored.node, stored.deleted, stored.status, stored.added_at)";
+",
+    guards::library!()
+);
 
-const HISTORY: &str = "
+const HISTORY: &str = concat!(
+    "
     INSERT INTO progress_history AS stored
         (user_id, day, manga_id, node, updates, chapters, last_chapter, first_chapter, jump, version)
     SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::integer[],
                          $8::integer[], $9::boolean[], $10::bigint[])
-    ON CONFLICT (user_id, day, manga_id, node) DO UPDATE SET
-        updates = excluded.updates, chapters = excluded.chapters, last_chapter = excluded.last_chapter,
-        first_chapter = excluded.first_chapter, jump = excluded.jump, version = excluded.version
-    WHERE (excluded.updates, excluded.chapters, excluded.last_chapter, excluded.first_chapter, excluded.jump, excluded.version)
-        > (stored.updates, stored.chapters, stored.last_chapter, stored.first_chapter, stored.jump, stored.version)";
+",
+    guards::history!()
+);
 
-const PREFERENCES: &str = "
+const PREFERENCES: &str = concat!(
+    "
     INSERT INTO preferences AS stored (user_id, version, node, strategy, utc_offset_minutes)
     SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::integer[])
-    ON CONFLICT (user_id) DO UPDATE SET
-        version = excluded.version, node = excluded.node, strategy = excluded.strategy,
-        utc_offset_minutes = excluded.utc_offset_minutes
-    WHERE (excluded.version, excluded.node) > (stored.version, stored.node)";
+",
+    guards::preferences!()
+);
 
 /// Writes each row only over the revision that was read. That a row was left out is told by a division by zero, because the
 /// commit is already on its way: the transaction fails, and is tried again.

@@ -102,6 +102,37 @@ impl<'a> Columns<'a> {
             updated: series.iter().map(|row| int(row.updated_at_unix_ms)).collect::<Result<_, _>>()?,
         })
     }
+
+    /// Runs a statement whose parameters are these columns, in the order of the fields.
+    async fn write(&self, client: &Client, sql: &str) -> Result<u64, Failure> {
+        let Self {
+            slugs,
+            titles,
+            alt_titles,
+            authors,
+            statuses,
+            totals,
+            descriptions,
+            covers,
+            years,
+            mangadex_ids,
+            updated,
+        } = self;
+        let values = params![
+            *slugs,
+            *titles,
+            *alt_titles,
+            *authors,
+            *statuses,
+            *totals,
+            *descriptions,
+            *covers,
+            *years,
+            *mangadex_ids,
+            *updated
+        ];
+        client.execute_typed(sql, values).await.map_err(met_another)
+    }
 }
 
 async fn insert(client: &Client, series: &[&SeriesRow]) -> Result<(), Failure> {
@@ -117,33 +148,7 @@ async fn insert(client: &Client, series: &[&SeriesRow]) -> Result<(), Failure> {
                    AS new (slug, title, alt_titles, author, status, total_chapters, description, cover_url, year,
                            mangadex_id, updated_at, place)
                ORDER BY place";
-    let Columns {
-        slugs,
-        titles,
-        alt_titles,
-        authors,
-        statuses,
-        totals,
-        descriptions,
-        covers,
-        years,
-        mangadex_ids,
-        updated,
-    } = Columns::of(series)?;
-    let values = params![
-        slugs,
-        titles,
-        alt_titles,
-        authors,
-        statuses,
-        totals,
-        descriptions,
-        covers,
-        years,
-        mangadex_ids,
-        updated
-    ];
-    client.execute_typed(sql, values).await.map_err(met_another)?;
+    Columns::of(series)?.write(client, sql).await?;
     set_genres(client, series).await
 }
 
@@ -159,33 +164,7 @@ async fn update(client: &Client, series: &[&SeriesRow]) -> Result<(), Failure> {
                    AS new (slug, title, alt_titles, author, status, total_chapters, description, cover_url, year,
                            mangadex_id, updated_at)
                WHERE manga.slug = new.slug";
-    let Columns {
-        slugs,
-        titles,
-        alt_titles,
-        authors,
-        statuses,
-        totals,
-        descriptions,
-        covers,
-        years,
-        mangadex_ids,
-        updated,
-    } = Columns::of(series)?;
-    let values = params![
-        slugs,
-        titles,
-        alt_titles,
-        authors,
-        statuses,
-        totals,
-        descriptions,
-        covers,
-        years,
-        mangadex_ids,
-        updated
-    ];
-    client.execute_typed(sql, values).await.map_err(met_another)?;
+    Columns::of(series)?.write(client, sql).await?;
     let ids: Vec<i64> = series.iter().map(|row| row.id.0).collect();
     execute(client, "DELETE FROM manga_genres WHERE manga_id = ANY($1)", params![ids]).await?;
     set_genres(client, series).await

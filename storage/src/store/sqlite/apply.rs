@@ -10,45 +10,41 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::connection::refusal;
 use crate::journal::{JournalId, LaneCursors};
 use crate::store::batch::sorted;
+use crate::store::guards;
 use crate::store::{Applied, Batch, NewParked, Rows, StoreError};
 
-const PROGRESS: &str = "
+const PROGRESS: &str = concat!(
+    "
     INSERT INTO user_progress AS stored (user_id, manga_id, generation, chapter, version, node, deleted, page, ahead)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-    ON CONFLICT (user_id, manga_id) DO UPDATE SET
-        generation = excluded.generation, chapter = excluded.chapter, version = excluded.version, node = excluded.node,
-        deleted = excluded.deleted, page = excluded.page, ahead = excluded.ahead
-    WHERE (excluded.generation, excluded.chapter, excluded.version, excluded.node,
-           excluded.deleted, coalesce(excluded.page, -1), excluded.ahead)
-        > (stored.generation, stored.chapter, stored.version, stored.node,
-           stored.deleted, coalesce(stored.page, -1), stored.ahead)";
+",
+    guards::progress!()
+);
 
-const LIBRARY: &str = "
+const LIBRARY: &str = concat!(
+    "
     INSERT INTO user_library AS stored (user_id, manga_id, version, node, deleted, status, added_at)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-    ON CONFLICT (user_id, manga_id) DO UPDATE SET
-        version = excluded.version, node = excluded.node, deleted = excluded.deleted, status = excluded.status,
-        added_at = excluded.added_at
-    WHERE (excluded.version, excluded.node, excluded.deleted, excluded.status, excluded.added_at)
-        > (stored.version, stored.node, stored.deleted, stored.status, stored.added_at)";
+",
+    guards::library!()
+);
 
-const HISTORY: &str = "
+const HISTORY: &str = concat!(
+    "
     INSERT INTO progress_history AS stored
         (user_id, day, manga_id, node, updates, chapters, last_chapter, first_chapter, jump, version)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
-    ON CONFLICT (user_id, day, manga_id, node) DO UPDATE SET
-        updates = excluded.updates, chapters = excluded.chapters, last_chapter = excluded.last_chapter,
-        first_chapter = excluded.first_chapter, jump = excluded.jump, version = excluded.version
-    WHERE (excluded.updates, excluded.chapters, excluded.last_chapter, excluded.first_chapter, excluded.jump, excluded.version)
-        > (stored.updates, stored.chapters, stored.last_chapter, stored.first_chapter, stored.jump, stored.version)";
+",
+    guards::history!()
+);
 
-const PREFERENCES: &str = "
+const PREFERENCES: &str = concat!(
+    "
     INSERT INTO preferences AS stored (user_id, version, node, strategy, utc_offset_minutes)
     VALUES (?1, ?2, ?3, ?4, ?5)
-    ON CONFLICT (user_id) DO UPDATE SET
-        version = excluded.version, node = excluded.node, strategy = excluded.strategy,
-        utc_offset_minutes = excluded.utc_offset_minutes
-    WHERE (excluded.version, excluded.node) > (stored.version, stored.node)";
+",
+    guards::preferences!()
+);
 
 const DEVICE_READ: &str =
     "SELECT epoch, removed, last_seen, last_seq, applied FROM devices WHERE user_id = ?1 AND device_id = ?2";

@@ -5,23 +5,7 @@ use rusqlite::Connection;
 use super::apply;
 use super::connection::refusal;
 use crate::journal::StoreId;
-use crate::store::{StoreCheck, StoreError, TableCount};
-
-const TABLES: [&str; 13] = [
-    "users",
-    "sessions",
-    "refresh_tokens",
-    "revoked_grants",
-    "manga",
-    "genres",
-    "manga_genres",
-    "user_progress",
-    "user_library",
-    "progress_history",
-    "devices",
-    "preferences",
-    "parked_records",
-];
+use crate::store::{StoreCheck, StoreError, TABLES, TableCount};
 
 /// Checks and counts.
 pub(super) fn check(conn: &Connection, store_id: StoreId) -> Result<StoreCheck, StoreError> {
