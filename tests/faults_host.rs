@@ -171,7 +171,7 @@ fn a_folder_goes_on_when_a_restart_finds_io_uring_refused() {
     reader.put_progress(&server, manga, &json!({"chapter": 4})).expect(200);
     let launch = server.kill();
     let server = launch.through(&["python3", REFUSE_IO_URING]).start();
-    assert!(server.launch().stdout().contains("epoll, because"), "{}", server.launch().stdout());
+    assert!(server.banner().contains("epoll, because"), "{}", server.banner());
     assert_eq!(reader.progress(&server, manga)["chapter"], json!(4));
     reader.put_progress(&server, manga, &json!({"chapter": 5})).expect(200);
     let server = server.kill().through(&[]).start();
@@ -184,7 +184,7 @@ fn the_lowest_memlock_changes_nothing_that_is_not_explained() {
     let reader = Reader::register(&server, "unlocked");
     let manga = reader.series(&server, "berserk");
     reader.put_progress(&server, manga, &json!({"chapter": 4})).expect(200);
-    let banner = server.launch().stdout();
+    let banner = server.banner();
     assert!(
         banner.contains("io_uring (") || banner.contains("RLIMIT_MEMLOCK") || banner.contains("because"),
         "{banner}"
@@ -208,7 +208,7 @@ fn few_descriptors_are_refused_with_a_number_or_serve_as_many_as_they_say() {
             }
         };
         served += 1;
-        let banner: Value = serde_json::from_str(server.launch().stdout().trim()).unwrap();
+        let banner: Value = serde_json::from_str(server.banner().trim()).unwrap();
         let promised = banner["connections_max"].as_u64().unwrap();
         let reader = Reader::register(&server, "frugal");
         let manga = reader.series(&server, "berserk");

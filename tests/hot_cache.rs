@@ -40,7 +40,7 @@ fn key_of(redis: &RedisServer, manga: impl std::fmt::Display) -> Option<String> 
 fn other_tools_read_progress_in_redis() {
     let redis = RedisServer::start();
     let server = serve_over(&redis);
-    let banner = server.launch().stdout();
+    let banner = server.banner();
     assert!(banner.contains(&format!("Redis 127.0.0.1:{}", redis.port())), "{banner}");
     wait_for(&server, "ready", "healthy");
     let reader = Reader::register(&server, "shown");

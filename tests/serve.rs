@@ -22,7 +22,7 @@ fn a_first_start_makes_everything_and_says_where() {
     assert_eq!(mode(&data.join("secret")), 0o600);
     assert_eq!(mode(&data.join("admin.sock")), 0o600);
 
-    let banner = server.launch().stdout();
+    let banner = server.banner();
     for said in [
         format!("http://{}", server.ports.http),
         server.ports.tcp_sync.to_string(),
@@ -45,7 +45,7 @@ fn a_first_start_makes_everything_and_says_where() {
 #[test]
 fn the_banner_can_be_json() {
     let server = Launch::new().argument("--output=json").start();
-    let banner: Value = serde_json::from_str(server.launch().stdout().trim()).unwrap();
+    let banner: Value = serde_json::from_str(server.banner().trim()).unwrap();
     assert_eq!(banner["http"], json!(server.ports.http.to_string()));
     assert!(banner["shards"].as_u64().unwrap() >= 1);
     assert!(banner["open_files"].as_u64().unwrap() >= banner["connections_max"].as_u64().unwrap());

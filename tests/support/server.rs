@@ -66,8 +66,8 @@ impl Launch {
         self.folder.path().join("data")
     }
 
-    /// What the server wrote: its banner.
-    pub(crate) fn stdout(&self) -> String {
+    /// What the server has written so far.
+    fn stdout(&self) -> String {
         fs::read_to_string(self.folder.path().join("stdout")).unwrap_or_default()
     }
 
@@ -139,6 +139,11 @@ impl Server {
     /// How it was started.
     pub(crate) fn launch(&self) -> &Launch {
         self.launch.as_ref().expect("taken only when the server ends")
+    }
+
+    /// What it printed, in one write, once its doors were open: `ports.json` is there a moment before.
+    pub(crate) fn banner(&self) -> String {
+        eventually("the banner", || Some(self.launch().stdout()).filter(|text| text.ends_with('\n')))
     }
 
     /// Its process.
