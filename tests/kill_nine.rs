@@ -24,7 +24,7 @@ fn acknowledged_progress_survives_kill_nine() {
         seed: 0x00ac_1ed9_e5a1,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let outcome = tokio::task::LocalSet::new().block_on(&runtime, campaign::run(launch, &campaign));
+    let outcome = tokio::task::LocalSet::new().block_on(&runtime, campaign::run(launch, &campaign, None));
     let outcome = outcome.unwrap_or_else(|failure| panic!("{failure}"));
     assert!(outcome.reshards > 0 && outcome.recovered > 0 && outcome.resent > 0, "{outcome:?}");
     assert!(outcome.kinds.len() == 3 && outcome.recovery_kills > 0, "{outcome:?}");

@@ -5,11 +5,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod abuse;
+mod backup;
 mod completions;
 mod faults_folder;
 mod faults_host;
 mod hot_cache;
 mod kill_nine;
+mod kill_stores;
 mod memory;
 mod serve;
 mod support;

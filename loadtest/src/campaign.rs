@@ -1,7 +1,8 @@
 //! Kill -9, over and over: load, SIGKILL at a random moment (some during a polite stop, some behind a pause), restart (some
 //! killed again before their doors open, every other one with another number of shards), and compare with everything the
 //! server had acknowledged, announced or shown. Updates without an answer are sent again with the
-//! device sequences they had, as a real client would.
+//! device sequences they had, as a real client would. With stores of its own ([`Stores`]) it ends those as well: each alone,
+//! while the server goes on, and all together.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -24,17 +25,36 @@ use crate::workload::{Distribution, Random};
 
 /// The metric that says how many records the last start found in the journal and not in the store.
 const RECOVERED: &str = "mangahub_recovered_records";
+/// The metric that says how many records the store does not have yet.
+const LAG: &str = "mangahub_store_lag_records";
 /// Cycles that may be wasted (nothing in flight, or nothing undrained) for each one that counts.
 const TRIES_PER_CYCLE: u32 = 5;
 /// A stop under way is killed within this time of its beginning.
 const DRAIN_MAX: Duration = Duration::from_millis(150);
 /// How long clients may take to be served again after a pause.
 const RESUME_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the store may take to have everything once it is there again.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the server stands on besides its data folder, in the hands of whoever runs a campaign.
+pub trait Stores {
+    /// Ends the database at once, as a crash would.
+    fn end_database(&mut self);
+    /// Starts it again on what it has.
+    fn start_database(&mut self);
+    /// Ends the hot cache at once.
+    fn end_cache(&mut self);
+    /// Starts it again, with what it has or without.
+    fn start_cache(&mut self);
+    /// The merge keys in the database's table of progress.
+    fn rows(&mut self) -> HashMap<(UserId, MangaId), MergeKey>;
+}
 
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Campaign {
-    /// Cycles that count: an update in flight at the kill, and a record that the store did not have yet.
+    /// Cycles that count: an update in flight at the kill, and a record that the store did not have yet; when only a store was
+    /// killed, that updates were acknowledged without it.
     pub cycles: u32,
     /// Users, each with two writing devices: one pipelines, the other sends one update at a time.
     pub users: usize,
@@ -64,11 +84,21 @@ pub enum Kind {
     DuringDrain,
     /// Load, a pause (SIGSTOP, SIGCONT), and load again on the same connections.
     AfterPause,
+    /// Load, the database killed, load that must go on without it, and load with it again on the same connections.
+    DatabaseGone,
+    /// The same with the hot cache.
+    CacheGone,
+    /// Load, and everything killed at once.
+    AllGone,
 }
 
 impl Kind {
-    /// A fixed rota: every third cycle kills a drain, and pauses come as often as wanted.
-    fn of(cycle: u32, campaign: &Campaign) -> Self {
+    /// A fixed rota: every third cycle kills a drain, and pauses come as often as wanted; with stores each of four things
+    /// is killed in turn.
+    fn of(cycle: u32, campaign: &Campaign, has_stores: bool) -> Self {
+        if has_stores {
+            return [Self::UnderLoad, Self::DatabaseGone, Self::CacheGone, Self::AllGone][cycle as usize % 4];
+        }
         match cycle {
             cycle if cycle % campaign.pause_every.max(1) == campaign.pause_every / 2 => Self::AfterPause,
             cycle if cycle % 3 == 1 => Self::DuringDrain,
@@ -86,7 +116,7 @@ pub struct Outcome {
     pub cycles: u32,
     /// Restarts with another number of shards.
     pub reshards: u32,
-    /// Cycles by what came before the kill.
+    /// Cycles by what was killed or came before it.
     pub kinds: BTreeMap<Kind, u32>,
     /// Starts that were killed before their doors opened.
     pub recovery_kills: u32,
@@ -134,11 +164,35 @@ pub enum Failure {
         /// What.
         verdict: Verdict,
     },
-    /// After a pause nobody was served.
-    #[error("cycle {cycle}: nothing was acknowledged within {RESUME_PATIENCE:?} of the end of a pause")]
+    /// Nobody was served any more.
+    #[error("cycle {cycle}: nothing was acknowledged within {RESUME_PATIENCE:?} of {since}")]
     Stuck {
         /// Which cycle.
         cycle: u32,
+        /// What had happened.
+        since: &'static str,
+    },
+    /// The store did not take over what the journal has.
+    #[error("cycle {cycle}: the database lacks {lag} records {DRAIN_PATIENCE:?} after everything was there again")]
+    Undrained {
+        /// Which cycle.
+        cycle: u32,
+        /// How many records.
+        lag: u64,
+    },
+    /// The database's rows are not what the server has.
+    #[error("cycle {cycle}: user {user}, series {manga}: the database has {row:?}, the server {shown:?}")]
+    Rows {
+        /// Which cycle.
+        cycle: u32,
+        /// Whose.
+        user: UserId,
+        /// In which series.
+        manga: MangaId,
+        /// The row's merge key.
+        row: Option<MergeKey>,
+        /// The one that the server shows.
+        shown: Option<MergeKey>,
     },
     /// Too many cycles killed a server that had nothing to lose.
     #[error("only {counted} of {cycles} kills hit an update in flight and an undrained record; load longer or heavier")]
@@ -160,8 +214,13 @@ struct State {
     outcome: Outcome,
 }
 
-/// Runs a campaign on a fresh data folder. Must be called inside a `LocalSet`.
-pub async fn run(mut launch: Launch, campaign: &Campaign) -> Result<Outcome, Failure> {
+/// Runs a campaign on a fresh data folder, over stores of its own when there are some; `launch` then names them. Must be called
+/// inside a `LocalSet`.
+pub async fn run(
+    mut launch: Launch,
+    campaign: &Campaign,
+    mut stores: Option<&mut dyn Stores>,
+) -> Result<Outcome, Failure> {
     let plan = Plan {
         users: campaign.users,
         devices: 2,
@@ -186,7 +245,7 @@ pub async fn run(mut launch: Launch, campaign: &Campaign) -> Result<Outcome, Fai
     let mut tokens = None;
     let mut shards = campaign.shards[0];
     let settings = launch.settings.clone();
-    let mut was_in_flight = false;
+    let mut at_stake = AtStake::Nothing;
     let mut start_took = Duration::ZERO;
     loop {
         let cycle = state.outcome.cycles;
@@ -206,8 +265,15 @@ pub async fn run(mut launch: Launch, campaign: &Campaign) -> Result<Outcome, Fai
         };
         let recovered = http::metric(&http::get(server.doors.metrics, "/metrics")?, RECOVERED).unwrap_or(0.0) as u64;
         state.outcome.recovered += recovered;
-        state.outcome.counted += u32::from(was_in_flight && recovered > 0);
+        state.outcome.counted += u32::from(match at_stake {
+            AtStake::Nothing => false,
+            AtStake::Undrained => recovered > 0,
+            AtStake::Served => true,
+        });
         compare(&server.doors, tokens, &mut state, cycle).await?;
+        if let Some(stores) = stores.as_deref_mut() {
+            compare_rows(&server.doors, tokens, stores, cycle).await?;
+        }
         if state.outcome.counted >= campaign.cycles {
             server.stop()?;
             return Ok(state.outcome);
@@ -215,8 +281,10 @@ pub async fn run(mut launch: Launch, campaign: &Campaign) -> Result<Outcome, Fai
         if cycle >= campaign.cycles * TRIES_PER_CYCLE {
             return Err(Failure::Idle { counted: state.outcome.counted, cycles: cycle });
         }
-        let kind = Kind::of(cycle, campaign);
-        was_in_flight = load_and_kill(server, tokens, &mut state, campaign, kind).await?;
+        let kind = Kind::of(cycle, campaign, stores.is_some());
+        // Not `as_deref_mut`: that would borrow for as long as the stores live.
+        let stores = stores.as_mut().map(|stores| &mut **stores as &mut dyn Stores);
+        at_stake = load_and_kill(server, tokens, &mut state, campaign, kind, stores).await?;
         *state.outcome.kinds.entry(kind).or_default() += 1;
         state.outcome.cycles += 1;
         if state.outcome.cycles.is_multiple_of(2) {
@@ -233,14 +301,60 @@ async fn compare(doors: &Doors, tokens: &Tokens, state: &mut State, cycle: u32) 
     if verdict.missing.is_empty() { Ok(()) } else { Err(Failure::Lost { cycle, verdict }) }
 }
 
-/// One round of load on a healthy server, ended by a kill. Answers whether an update was in flight then.
+/// What a cycle put at stake.
+#[derive(Clone, Copy)]
+enum AtStake {
+    Nothing,
+    /// An update was in flight at the kill; whether the store lacked a record is for the next start to say.
+    Undrained,
+    /// Clients were served while a store was gone.
+    Served,
+}
+
+/// Waits until the database has everything, and compares its rows with what the server shows, which has just been compared with
+/// everything that it ever said.
+async fn compare_rows(
+    doors: &Doors,
+    tokens: &Tokens,
+    stores: &mut dyn Stores,
+    cycle: u32,
+) -> Result<(), Failure> {
+    let deadline = Instant::now() + DRAIN_PATIENCE;
+    loop {
+        let lag = http::metric(&http::get(doors.metrics, "/metrics")?, LAG).unwrap_or(0.0) as u64;
+        if lag == 0 {
+            break;
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::Undrained { cycle, lag });
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let rows = stores.rows();
+    for seeded in &tokens.users {
+        let user = seeded.user_id;
+        let states = reader::states(doors.tcp_sync, seeded).await;
+        let states = states.map_err(|lost| Failure::Connection { cycle, lost })?;
+        for manga in &tokens.series {
+            let shown = states.get(manga).map(|entry| entry.key);
+            let row = rows.get(&(user, *manga)).copied();
+            if row != shown {
+                return Err(Failure::Rows { cycle, user, manga: *manga, row, shown });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One round of load on a healthy server, ended by a kill. Answers whether that put something at stake.
 async fn load_and_kill(
     server: Server,
     tokens: &Tokens,
     state: &mut State,
     campaign: &Campaign,
     kind: Kind,
-) -> Result<bool, Failure> {
+    mut stores: Option<&mut dyn Stores>,
+) -> Result<AtStake, Failure> {
     let (cycle, doors) = (state.outcome.cycles, server.doors);
     let load = campaign.load_max.mul_f64(0.1 + 0.9 * state.random.unit());
     let shared = Shared::new(state.plan.clone(), None, true);
@@ -263,6 +377,7 @@ async fn load_and_kill(
         .collect();
     let readers = tokio::task::spawn_local(read_along(doors, tokens.clone(), Rc::clone(&shared), state.random.clone()));
     tokio::time::sleep(load).await;
+    let mut served = false;
     match kind {
         Kind::UnderLoad => {}
         Kind::DuringDrain => {
@@ -276,9 +391,27 @@ async fn load_and_kill(
             }
             tokio::time::sleep(load).await;
         }
+        Kind::DatabaseGone | Kind::CacheGone => {
+            if let Some(stores) = stores.as_deref_mut() {
+                let is_database = kind == Kind::DatabaseGone;
+                if is_database { stores.end_database() } else { stores.end_cache() }
+                served_again(&shared, "the end of a store", cycle).await?;
+                tokio::time::sleep(load).await;
+                if is_database { stores.start_database() } else { stores.start_cache() }
+                served_again(&shared, "the return of a store", cycle).await?;
+                served = true;
+            }
+        }
+        Kind::AllGone => {}
     }
     let in_flight = shared.in_flight.get();
     server.kill()?;
+    if let (Kind::AllGone, Some(stores)) = (kind, stores.as_deref_mut()) {
+        stores.end_database();
+        stores.end_cache();
+        stores.start_database();
+        stores.start_cache();
+    }
     shared.sending.set(false);
     for task in tasks {
         // A task ends by itself once its socket does; it panics only by a defect of the harness.
@@ -300,21 +433,32 @@ async fn load_and_kill(
     for (kind, count) in shared.errors.borrow().iter() {
         *state.outcome.errors.entry(kind.clone()).or_default() += count;
     }
-    Ok(in_flight > 0)
+    Ok(if served {
+        AtStake::Served
+    } else if in_flight > 0 {
+        AtStake::Undrained
+    } else {
+        AtStake::Nothing
+    })
 }
 
 /// Stops the process for a while; afterwards the same connections must be served again.
 async fn pause(server: &Server, shared: &Shared, pause: Duration, cycle: u32) -> Result<(), Failure> {
-    let said = || shared.expectations.borrow().as_ref().map_or(0, |expectations| expectations.entries);
     server.signal("STOP")?;
     // What was on its way arrives.
     tokio::time::sleep(pause).await;
-    let before = said();
     server.signal("CONT")?;
+    served_again(shared, "the end of a pause", cycle).await
+}
+
+/// Waits until the server says something that it had not said yet.
+async fn served_again(shared: &Shared, since: &'static str, cycle: u32) -> Result<(), Failure> {
+    let said = || shared.expectations.borrow().as_ref().map_or(0, |expectations| expectations.entries);
+    let before = said();
     let deadline = Instant::now() + RESUME_PATIENCE;
     while said() == before {
         if Instant::now() > deadline {
-            return Err(Failure::Stuck { cycle });
+            return Err(Failure::Stuck { cycle, since });
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -185,6 +185,6 @@ async fn kill(args: KillArgs) -> Result<String, Failure> {
         pause_every: args.pause_every,
         seed: args.seed,
     };
-    let outcome = campaign::run(launch, &campaign).await?;
+    let outcome = campaign::run(launch, &campaign, None).await?;
     Ok(serde_json::to_string_pretty(&outcome)? + "\n")
 }

@@ -4,10 +4,11 @@
 mod support;
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use proto::Code;
 use proto::frame::{CatchUp, Header, ResumeToken};
-use support::{Frames, Lines, Said, request, server, start};
+use support::{Frames, Lines, Said, request, server, start, update};
 
 /// A frame of a kind that nobody knows: it gets a Reject.
 fn unknown(seq: u64) -> [u8; 32] {
@@ -61,6 +62,29 @@ fn catch_ups_that_wait_are_few_and_every_other_one_is_refused() {
     CatchUp { since: ResumeToken::NONE }.encode(101, &mut frames.out);
     frames.flush();
     assert!(matches!(frames.next(), Said::CaughtUp { seq: 101, .. }));
+}
+
+#[test]
+fn who_is_refused_over_and_over_is_read_more_and_more_slowly() {
+    const ROUNDS: u64 = 20;
+    const EACH: u64 = 500;
+    let server = start(|_, config| (config.limits.frame_rate_per_s, config.limits.frame_burst) = (1, 1));
+    let mut frames = server.frames(0);
+    let began = Instant::now();
+    for round in 0..ROUNDS {
+        (1..=EACH).for_each(|at| frames.set(round * EACH + at, &update(server.series[0], 1)));
+        frames.flush();
+        let mut answered = 0;
+        while answered < EACH {
+            match frames.next() {
+                Said::Reject { code: Some(Code::RateLimited), .. } | Said::Ack(_) => answered += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    // Half a second by the price of a refusal; without one, a few milliseconds.
+    assert!(began.elapsed() > Duration::from_millis(300), "{:?}", began.elapsed());
+    server.is_well();
 }
 
 #[test]

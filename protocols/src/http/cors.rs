@@ -11,10 +11,11 @@ use super::problem::Answer;
 use super::service::no_content;
 
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "ETag, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id, Location",
+    "ETag, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id, Location, Preference-Applied",
 );
-const ALLOWED: HeaderValue =
-    HeaderValue::from_static("Authorization, Content-Type, Idempotency-Key, If-None-Match, X-API-Key, X-Request-Id");
+const ALLOWED: HeaderValue = HeaderValue::from_static(
+    "Authorization, Content-Type, Idempotency-Key, If-None-Match, Prefer, X-API-Key, X-Request-Id",
+);
 
 fn listed<'h>(origins: &[String], request: &'h HeaderMap) -> Option<&'h HeaderValue> {
     request.get(ORIGIN).filter(|origin| origins.iter().any(|listed| listed.as_bytes() == origin.as_bytes()))

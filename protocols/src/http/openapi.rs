@@ -54,6 +54,15 @@ fn operation(route: &Route) -> Value {
         let name = rest.split('}').next().unwrap_or_default();
         operation["parameters"] = json!([{"name": name, "in": "path", "required": true, "schema": {"type": "string"}}]);
     }
+    if route.call == Call::SetProgress
+        && let Some(parameters) = operation["parameters"].as_array_mut()
+    {
+        parameters.push(json!({
+            "name": "Prefer", "in": "header", "required": false, "schema": {"type": "string"},
+            "description": "`ack=database`: answered only when the database has the change, not the journal alone, however long \
+                            that takes; the answer then carries `Preference-Applied: ack=database`",
+        }));
+    }
     if route.takes != Takes::Nothing {
         let schema = if route.call == Call::SetProgress { reference("SetProgress") } else { json!({"type": "object"}) };
         operation["requestBody"] =

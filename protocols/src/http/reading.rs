@@ -2,7 +2,7 @@
 //! an answer here means that the change is durable.
 
 use engine::{Catalogue, Command, Done, Fault, Query, SetProgress, View};
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use proto::{ConflictToken, DeviceId, DeviceSeq, MangaId, Page, ReadingStatus};
 
 use super::input::{Fields, read};
@@ -25,13 +25,37 @@ pub(crate) async fn set_progress(exchange: &Exchange<'_>, mut body: Fields) -> R
         body.refuse("manga_id", "is not the series of the path");
     }
     let chapter = body.finish(chapter)?;
-    let update =
-        SetProgress { page, status, device, device_seq, force, conflict_token, ..SetProgress::to(manga, chapter) };
+    let ack_database = prefers(exchange.headers, "ack", "database");
+    let update = SetProgress {
+        page,
+        status,
+        device,
+        device_seq,
+        force,
+        conflict_token,
+        ack_database,
+        ..SetProgress::to(manga, chapter)
+    };
     let grant = exchange.grant()?;
-    match exchange.shard.engine.command(grant, Command::SetProgress(update)).await? {
-        Done::Progress(acked) => Ok(ok(&shapes::Progress::acked(grant.user, &acked))),
-        other => Err(exchange.odd(StatusCode::OK, &other)),
+    let mut answer = match exchange.shard.engine.command(grant, Command::SetProgress(update)).await? {
+        Done::Progress(acked) => ok(&shapes::Progress::acked(grant.user, &acked)),
+        other => return Err(exchange.odd(StatusCode::OK, &other)),
+    };
+    if ack_database {
+        answer.headers_mut().insert("preference-applied", HeaderValue::from_static("ack=database"));
     }
+    Ok(answer)
+}
+
+/// Whether a preference is among those of the `Prefer` headers (RFC 7240, section 2).
+fn prefers(headers: &HeaderMap, name: &str, value: &str) -> bool {
+    let lists = headers.get_all("prefer").iter().filter_map(|list| list.to_str().ok());
+    lists.flat_map(|list| list.split(',')).any(|preference| {
+        // Parameters behind the value mean nothing to us.
+        let preference = preference.split(';').next().unwrap_or_default();
+        let (known, given) = preference.split_once('=').unwrap_or((preference, ""));
+        known.trim().eq_ignore_ascii_case(name) && given.trim().trim_matches('"') == value
+    })
 }
 
 pub(crate) async fn delete_progress(exchange: &Exchange<'_>) -> Result<Answer, Fault> {
@@ -145,4 +169,23 @@ pub(crate) async fn remove_from_library(exchange: &Exchange<'_>) -> Result<Answe
     let manga = exchange.series()?;
     exchange.shard.engine.command(exchange.grant()?, Command::RemoveFromLibrary { manga }).await?;
     Ok(no_content())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preference_is_found_among_others() {
+        let headers = |values: &[&'static str]| {
+            let values = values.iter().map(|value| (http::HeaderName::from_static("prefer"), HeaderValue::from_static(value)));
+            values.collect::<HeaderMap>()
+        };
+        for yes in [&["ack=database"][..], &["wait=10, ACK=\"database\""], &["respond-async", "x; a=b, ack = database; y=1"]] {
+            assert!(prefers(&headers(yes), "ack", "database"), "{yes:?}");
+        }
+        for no in [&[][..], &["ack"], &["ack=journal"], &["back=database"], &["wait=10; ack=database"]] {
+            assert!(!prefers(&headers(no), "ack", "database"), "{no:?}");
+        }
+    }
 }

@@ -137,7 +137,7 @@ impl Wire for Frames {
         (used, Next::Read)
     }
 
-    fn encode(&self, _: &Link<Self>, batch: &mut Vec<Outgoing>, out: &mut Vec<u8>) -> Option<Fault> {
+    fn encode(&self, link: &Link<Self>, batch: &mut Vec<Outgoing>, out: &mut Vec<u8>) -> Option<Fault> {
         let mut run = Run::default();
         for outgoing in batch.drain(..) {
             match outgoing {
@@ -146,6 +146,7 @@ impl Wire for Frames {
                 Outgoing::Reject { seq, fault } => {
                     run.flush(out);
                     self.end_get_all(seq);
+                    link.refused(&fault);
                     reject(seq, &fault, out);
                 }
                 Outgoing::State { seq, state, .. } => {

@@ -161,7 +161,10 @@ impl Wire for Lines {
                     };
                     ServerLine::ProgressAck(ProgressAck::of(&ack, device_seq)).write(None, out);
                 }
-                Outgoing::Reject { seq, fault } => self.reject(link, seq, &fault, out),
+                Outgoing::Reject { seq, fault } => {
+                    link.refused(&fault);
+                    self.reject(link, seq, &fault, out);
+                }
                 Outgoing::Announcement(bytes) => out.extend_from_slice(&bytes),
                 // This wire has no message that asks for these.
                 Outgoing::State { .. } | Outgoing::CatchUp { .. } => {}

@@ -10,6 +10,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use engine::{Attachment, Fault, Outgoing};
 use futures_util::FutureExt;
@@ -35,6 +36,13 @@ const QUIET_MS: u64 = 500;
 const ASIDE_BYTES_MAX: usize = 64 * 1024;
 /// How long answers may take once the client has said that it is done.
 const FINISH_MS: u64 = 30_000;
+/// What being refused for a rate or a full queue costs whoever asked: so long nothing more is read from the connection. Refusing takes less
+/// than a microsecond, so a flood would otherwise be worth a core; at this price it is worth a twentieth.
+const REFUSAL_US: u32 = 50;
+/// The longest that a connection is not read for it.
+const PAUSE_US_MAX: u32 = 100_000;
+/// Shorter pauses, those of an honest burst, are let off: a timer is not finer.
+const PAUSE_US_MIN: u32 = 1_000;
 /// A write buffer that a burst made larger than this is given back.
 const WRITE_BYTES_KEPT: usize = 256 * 1024;
 
@@ -93,6 +101,8 @@ pub(crate) struct Link<W> {
     ending: RefCell<Option<Box<Ending>>>,
     /// When the last reader read the last time.
     heard_ms: Cell<u64>,
+    /// How long the reader has yet to wait for what was refused.
+    pause_us: Cell<u32>,
     answered: Nudge,
     /// The stream has been read to its end.
     read_out: Cell<bool>,
@@ -100,9 +110,10 @@ pub(crate) struct Link<W> {
 
 impl<W: Wire> Link<W> {
     pub(crate) fn new(shard: Rc<Shard>, attachment: Attachment, wire: W, watch: Watched, pass: Pass) -> Rc<Self> {
-        let (aside, ending, heard_ms) = (Cell::default(), RefCell::default(), Cell::new(0));
+        let (aside, ending, heard_ms, pause_us) = (Cell::default(), RefCell::default(), Cell::new(0), Cell::new(0));
         let (answered, read_out) = (Nudge::new(), Cell::new(false));
-        Rc::new(Self { shard, attachment, wire, watch, _pass: pass, aside, ending, heard_ms, answered, read_out })
+        let _pass = pass;
+        Rc::new(Self { shard, attachment, wire, watch, _pass, aside, ending, heard_ms, pause_us, answered, read_out })
     }
 
     /// Sends something of the door's own, out of turn. False when the client has not read earlier ones.
@@ -116,6 +127,22 @@ impl<W: Wire> Link<W> {
         }
         self.aside.set(aside);
         has_room
+    }
+
+    /// Notes a refusal on its way to the client.
+    pub(crate) fn refused(&self, fault: &Fault) {
+        if matches!(fault.code, Code::RateLimited | Code::Busy) {
+            self.pause_us.set((self.pause_us.get() + REFUSAL_US).min(PAUSE_US_MAX));
+        }
+    }
+
+    /// Waits as long as the refusals since the last time have earned.
+    async fn pause(&self) {
+        let pause_us = self.pause_us.get();
+        if pause_us >= PAUSE_US_MIN {
+            self.pause_us.set(0);
+            runtime::time::sleep(Duration::from_micros(pause_us.into())).await;
+        }
     }
 
     /// The first reason counts.
@@ -190,6 +217,7 @@ impl<W: Wire> Link<W> {
                 buffer.clear();
             }
             runtime::budget::spend().await;
+            self.pause().await;
             if pace.quiet && buffer.is_empty() {
                 self.heard_ms.set(pace.last_ms);
                 return Some(input);

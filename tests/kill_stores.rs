@@ -1,0 +1,91 @@
+//! The same ledger over Postgres and Redis: kill -9 of the server, of the database, of the hot cache and of all at once, under
+//! load. Nothing that was acknowledged, announced or shown is lost, updates go on without either store, and afterwards the
+//! database's rows are what the server shows. Five kills of each by default, a hundred in the soak.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use loadtest::campaign::{self, Campaign, Stores};
+use loadtest::server::Launch;
+use proto::{Chapter, MangaId, MergeKey, NodeId, UserId, Version};
+
+use crate::support::{is_soak, on_disk};
+
+#[path = "../storage/tests/support/postgres.rs"]
+mod postgres;
+#[path = "../storage/tests/support/redis.rs"]
+mod redis;
+
+use postgres::PostgresServer;
+use redis::RedisServer;
+
+struct Pair {
+    postgres: PostgresServer,
+    redis: RedisServer,
+}
+
+impl Stores for Pair {
+    fn end_database(&mut self) {
+        self.postgres.go_down();
+    }
+
+    fn start_database(&mut self) {
+        self.postgres.go_up();
+    }
+
+    fn end_cache(&mut self) {
+        self.redis.kill();
+    }
+
+    fn start_cache(&mut self) {
+        self.redis.go_up();
+    }
+
+    fn rows(&mut self) -> HashMap<(UserId, MangaId), MergeKey> {
+        let rows = self.postgres.query(
+            "SELECT user_id, manga_id, generation, chapter, version, node FROM user_progress WHERE NOT deleted",
+        );
+        rows.iter().map(|row| parsed(row)).collect()
+    }
+}
+
+fn parsed(row: &str) -> ((UserId, MangaId), MergeKey) {
+    let (user, numbers) = row.split_once('|').unwrap();
+    let [manga, generation, chapter, version, node] =
+        numbers.split('|').map(|number| number.parse::<u64>().unwrap()).collect::<Vec<_>>().try_into().unwrap();
+    let key = MergeKey {
+        generation: Version(generation),
+        chapter: Chapter::from_hundredths(chapter as u32).unwrap(),
+        version: Version(version),
+        node: NodeId(node as u32),
+    };
+    ((user.parse().unwrap(), MangaId(manga as i64)), key)
+}
+
+#[test]
+fn acknowledged_progress_survives_the_end_of_every_store() {
+    let folder = on_disk();
+    let mut pair = Pair { postgres: PostgresServer::start(), redis: RedisServer::start() };
+    let mut launch = Launch::for_load(env!("CARGO_BIN_EXE_mangahub").into(), folder.path().join("data"));
+    launch.settings.push(("DATABASE_URL".into(), pair.postgres.url()));
+    launch.settings.push(("REDIS_URL".into(), pair.redis.url()));
+    let each = if is_soak() { 100 } else { 5 };
+    let campaign = Campaign {
+        cycles: 4 * each,
+        users: 8,
+        series: 6,
+        window: 64,
+        load_max: Duration::from_millis(400),
+        shards: [1, 2],
+        // Kills take the place of pauses here.
+        pause: Duration::ZERO,
+        pause_every: 0,
+        seed: 0x57_04e5,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let run = campaign::run(launch, &campaign, Some(&mut pair));
+    let outcome = tokio::task::LocalSet::new().block_on(&runtime, run).unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(outcome.recovered > 0 && outcome.resent > 0, "{outcome:?}");
+    assert_eq!(outcome.kinds.len(), 4, "{outcome:?}");
+    println!("{outcome:?}");
+}
