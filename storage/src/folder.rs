@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use proto::NodeId;
@@ -104,6 +104,14 @@ impl DataFolder {
     /// The last component of this server's merge keys; the folder's random number folded to 32 bits, never 0.
     pub fn node(&self) -> NodeId {
         NodeId(((self.folder_id ^ (self.folder_id >> 32)) as u32).max(1))
+    }
+
+    /// Which folder this is, in one word: the machine's run, the file system and the file. A copy is another one.
+    pub fn place(&self) -> Result<String, FolderError> {
+        let refused = |error| refused("look at", &self.path, error);
+        let seen = std::fs::metadata(self.path.join("folder-id")).map_err(refused)?;
+        let machine = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Ok(format!("{}:{:x}:{}", machine.trim(), seen.dev(), seen.ino()))
     }
 
     /// How many times a server has been started on this folder, this time included.

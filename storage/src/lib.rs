@@ -10,5 +10,7 @@ pub mod journal;
 pub mod lane;
 pub mod migrations;
 pub mod record;
+mod redis;
 pub mod store;
+pub mod wire;
 pub mod writer;

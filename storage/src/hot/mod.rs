@@ -3,7 +3,6 @@
 //! user that lacks nothing this node has acknowledged, or `None` at once or after a short time-out, and goes to the store.
 //! See docs/decisions/006-redis.md.
 
-mod breaker;
 mod layout;
 mod pending;
 mod redis;
@@ -21,7 +20,7 @@ use hub::load::StoredUser;
 use proto::{NodeId, UserId};
 use tokio::sync::mpsc;
 
-pub use breaker::BreakerState;
+pub use crate::redis::{BreakerState, RedisError};
 pub use stats::{HotCounts, HotReading, HotState};
 
 use crate::journal::Committed;
@@ -68,25 +67,6 @@ impl HotConfig {
     }
 }
 
-/// Why the hot cache cannot be used as configured. A Redis that is merely away is no error.
-#[derive(Debug, thiserror::Error)]
-pub enum HotError {
-    /// The URL makes no sense.
-    #[error("cache.redis_url cannot be used: {0}")]
-    Url(String),
-    /// The file of certificate authorities makes no sense.
-    #[error("cache.tls_ca: {} cannot be used: {reason}", path.display())]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The thread does not start.
-    #[error("the hot cache's thread could not be started: {0}")]
-    Thread(#[from] std::io::Error),
-}
-
 /// To the cache's thread.
 enum Message {
     /// Durable records, from the journal's thread.
@@ -126,22 +106,20 @@ pub struct HotThread {
 }
 
 /// Starts the thread, which connects by itself, now or when Redis comes. `node` is whose marks vouch for copies.
-pub fn start(config: HotConfig, node: NodeId) -> Result<(HotCache, HotThread), HotError> {
-    let wanted = redis::configure(&config)?;
+pub fn start(config: HotConfig, node: NodeId) -> Result<(HotCache, HotThread), RedisError> {
+    let wanted = crate::redis::configure(&config.url, config.tls_ca.as_deref())?;
     let (inbox, messages) = mpsc::channel(INBOX_MESSAGES);
     let handle = Arc::new(Handle { queue_rows_max: config.queue_rows_max, ..Handle::default() });
     // Nobody has answered yet.
     handle.stats.set_breaker(BreakerState::Open);
-    let cache = HotCache { inbox, handle: handle.clone(), place: redis::place(&wanted).into() };
+    let cache = HotCache { inbox, handle: handle.clone(), place: crate::redis::place(&wanted).into() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name("hot-cache".into()).spawn(move || {
         // Acknowledgements must not wait for the cache.
         runtime::priority::yield_to_shards();
         runtime.block_on(async move {
-            match redis::Redis::start(wanted, &config) {
-                Ok(redis) => worker::Worker::new(redis, messages, handle, config, node).run().await,
-                Err(error) => tracing::error!(%error, "the hot cache is not used"),
-            }
+            let redis = redis::Redis::start(wanted, &config);
+            worker::Worker::new(redis, messages, handle, config, node).run().await;
         });
     })?;
     Ok((cache.clone(), HotThread { cache, thread }))
@@ -188,6 +166,11 @@ impl HotCache {
             self.handle.overruns.fetch_add(1, Ordering::Release);
             count(&self.handle.stats.counts.dropped_inbox);
         }
+    }
+
+    /// Ends the trust in every copy: changes of other nodes may have missed them.
+    pub fn distrust(&self) {
+        self.handle.overruns.fetch_add(1, Ordering::Release);
     }
 
     /// What it is doing; readable from any thread at any time.

@@ -115,11 +115,7 @@ impl Stats {
 
     /// Everything at once; the counts are read one after the other.
     pub(super) fn read(&self, queue_rows_max: usize) -> HotReading {
-        let breaker = match self.breaker.load(Relaxed) {
-            0 => BreakerState::Closed,
-            1 => BreakerState::Probing,
-            _ => BreakerState::Open,
-        };
+        let breaker = BreakerState::from_byte(self.breaker.load(Relaxed));
         let counts = self.counts.read();
         let state = match breaker {
             BreakerState::Closed if counts.queue_rows * 2 < queue_rows_max as u64 => HotState::Healthy,

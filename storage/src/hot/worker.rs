@@ -7,8 +7,6 @@
 //! deleted. So a copy that is used lacks nothing that this node
 //! has ever acknowledged, except what still waits here, which is merged into the answer.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -23,14 +21,14 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio::sync::mpsc::Receiver;
 
-use super::breaker::Breaker;
 use super::layout::Mark;
 use super::pending::{Added, Changes, Pending, Writes};
-use super::redis::{Failure, Redis, Vouching};
+use super::redis::{Redis, Vouching};
 use super::stats::count;
 use super::{Handle, HotConfig, Message};
 use crate::journal::Committed;
 use crate::record;
+use crate::redis::{Breaker, Failure, Local, last_error, next};
 
 /// Rows of one pipeline.
 const WRITE_ROWS_MAX: usize = 1_000;
@@ -40,8 +38,6 @@ const LOADS_MAX: usize = 512;
 
 /// Messages taken at once.
 const MESSAGES_MAX: usize = 256;
-
-type Local<T> = Pin<Box<dyn Future<Output = T>>>;
 
 /// A question that was answered, or not.
 struct Loaded {
@@ -304,21 +300,9 @@ impl Worker {
     }
 
     fn failed(&mut self, failure: &Failure) {
-        let text = match failure {
-            Failure::Silent(text) | Failure::Refused { text, .. } => text.as_str(),
-            Failure::NoScript => "the scripts are gone",
-            Failure::Odd => "a copy holds what this version does not write",
-        };
         // Without a connection, why there is none says more.
-        let mut why = None;
-        loop {
-            match self.errors.try_recv() {
-                Ok((error, _)) => why = Some(error.to_string()),
-                Err(TryRecvError::Lagged(_)) => {}
-                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-            }
-        }
-        let text = why.as_deref().unwrap_or(text);
+        let why = last_error(&mut self.errors);
+        let text = why.as_deref().unwrap_or(failure.text());
         self.handle.stats.failed(text);
         if matches!(failure, Failure::Odd) {
             return;
@@ -344,14 +328,6 @@ impl Worker {
             Err(failure) => self.failed(&failure),
         }
     }
-}
-
-/// Waits for what is under way, for ever when nothing is; then nothing is.
-async fn next<T>(slot: &mut Option<Local<T>>) -> T {
-    let Some(work) = slot else { return std::future::pending().await };
-    let done = work.await;
-    *slot = None;
-    done
 }
 
 fn unix_s() -> u64 {

@@ -40,6 +40,18 @@ pub struct RawRecord<'a> {
 impl Committed {
     /// The position of the first record.
     pub fn first(&self) -> Lsn {
+    /// What a shard would have handed over.
+    #[cfg(test)]
+    pub(crate) fn of_records<R: super::Journalled>(first: Lsn, records: impl Iterator<Item = R>) -> Self {
+        let (mut bytes, mut count) = (Vec::new(), 0);
+        for record in records {
+            let (lane, kind, layout) = (record.lane(), record.kind(), record.layout_version());
+            super::format::push_record(&mut bytes, lane, kind, layout, |out| record.encode(out));
+            count += 1;
+        }
+        Self { first, count, bytes: bytes.into() }
+    }
+
         self.first
     }
 

@@ -21,8 +21,19 @@ pub enum BreakerState {
     Open = 2,
 }
 
+impl BreakerState {
+    /// The state that a number stands for.
+    pub(crate) fn from_byte(byte: u8) -> Self {
+        match byte {
+            0 => Self::Closed,
+            1 => Self::Probing,
+            _ => Self::Open,
+        }
+    }
+}
+
 #[derive(Debug)]
-pub(super) struct Breaker {
+pub(crate) struct Breaker {
     state: BreakerState,
     failures: u32,
     probe_at: Instant,
@@ -30,40 +41,40 @@ pub(super) struct Breaker {
 
 impl Breaker {
     /// Open, with a probe due: what has never answered is not asked for users.
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { state: BreakerState::Open, failures: 0, probe_at: now }
     }
 
-    pub(super) fn state(&self) -> BreakerState {
+    pub(crate) fn state(&self) -> BreakerState {
         self.state
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.state == BreakerState::Closed
     }
 
     /// When the next probe is due; `None` unless it is open.
-    pub(super) fn probe_at(&self) -> Option<Instant> {
+    pub(crate) fn probe_at(&self) -> Option<Instant> {
         (self.state == BreakerState::Open).then_some(self.probe_at)
     }
 
     /// The probe leaves.
-    pub(super) fn probing(&mut self) {
+    pub(crate) fn probing(&mut self) {
         self.state = BreakerState::Probing;
     }
 
     /// Something was answered.
-    pub(super) fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         self.failures = 0;
     }
 
     /// The probe was answered.
-    pub(super) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         (self.state, self.failures) = (BreakerState::Closed, 0);
     }
 
     /// Something was not answered in time, or not at all. True when this opens the breaker.
-    pub(super) fn failed(&mut self, now: Instant) -> bool {
+    pub(crate) fn failed(&mut self, now: Instant) -> bool {
         self.failures += 1;
         let opens = match self.state {
             BreakerState::Closed => self.failures >= FAILURES_MAX,
