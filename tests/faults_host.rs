@@ -154,7 +154,7 @@ fn io_uring_refused_by_seccomp_falls_back_explains_itself_and_survives_kill_nine
         seed: 0x5ecc_0b1d,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let outcome = tokio::task::LocalSet::new().block_on(&runtime, campaign::run(launch, &campaign));
+    let outcome = tokio::task::LocalSet::new().block_on(&runtime, campaign::run(launch, &campaign, None));
     let outcome = outcome.unwrap_or_else(|failure| panic!("{failure}"));
     assert!(outcome.recovered > 0, "{outcome:?}");
     let said = fs::read_to_string(log).unwrap();

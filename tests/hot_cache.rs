@@ -6,10 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Launch, Reader, Request, Server, eventually};
 
-#[path = "../storage/tests/support/redis.rs"]
-mod redis;
-
-use redis::RedisServer;
+use crate::support::redis::RedisServer;
 
 fn serve_over(redis: &RedisServer) -> Server {
     let launch = Launch::new().variable("REDIS_URL", &redis.url());

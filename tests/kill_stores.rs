@@ -9,15 +9,10 @@ use loadtest::campaign::{self, Campaign, Stores};
 use loadtest::server::Launch;
 use proto::{Chapter, MangaId, MergeKey, NodeId, UserId, Version};
 
+use crate::support::postgres::PostgresServer;
 use crate::support::{is_soak, on_disk};
 
-#[path = "../storage/tests/support/postgres.rs"]
-mod postgres;
-#[path = "../storage/tests/support/redis.rs"]
-mod redis;
-
-use postgres::PostgresServer;
-use redis::RedisServer;
+use crate::support::redis::RedisServer;
 
 struct Pair {
     postgres: PostgresServer,
@@ -42,9 +37,9 @@ impl Stores for Pair {
     }
 
     fn rows(&mut self) -> HashMap<(UserId, MangaId), MergeKey> {
-        let rows = self.postgres.query(
-            "SELECT user_id, manga_id, generation, chapter, version, node FROM user_progress WHERE NOT deleted",
-        );
+        let rows = self
+            .postgres
+            .query("SELECT user_id, manga_id, generation, chapter, version, node FROM user_progress WHERE NOT deleted");
         rows.iter().map(|row| parsed(row)).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! The boot sequence: folder, journal, store, recovery, writer, compute pool, shards, and only then the doors. What it
 //! returns is the way to the running server for everybody who is not on a shard: administration and shutdown.
 
+pub(crate) mod absent;
 mod logged;
 
 use futures_executor::block_on;
@@ -23,10 +24,14 @@ use rustc_hash::FxHashMap;
 use storage::folder::DataFolder;
 use storage::hot::{self, HotCache, HotThread};
 use storage::journal::{self, Cursors, Lsn, ShardJournal};
+use storage::checkpoint::Checkpoint;
+use storage::store::postgres::OpenError;
 use storage::store::{PostgresStore, SharedStore, SqliteConfig, SqliteStore};
+use storage::wire::{Wire, WireThread};
 use storage::writer::{self, Writer, WriterConfig};
 
-use self::logged::{Logged, open_journal};
+use self::absent::Absent;
+use self::logged::{Against, Logged, checkpoint, open_journal};
 use crate::Engine;
 use crate::accounts::{Accounts, now_ms};
 use crate::admin::Admin;
@@ -36,6 +41,7 @@ use crate::config::EngineConfig;
 use crate::fanout::Encoders;
 use crate::fit;
 use crate::limits::{Rate, SharedBuckets};
+use crate::nodes;
 use crate::recovery::Recovered;
 use crate::revocations::{self, Known, Revocations};
 use crate::shard::{Shard, Wakes};
@@ -44,7 +50,10 @@ use crate::tokens::{SECRET_BYTES_MIN, Tokens};
 use crate::upkeep::{Operations, Upkeep};
 
 /// How long the end of a run waits for Redis to take what waits for it.
-const HOT_PATIENCE: Duration = Duration::from_secs(1);
+const REDIS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the end of a run waits for the store in any case.
+const STORE_PATIENCE_MIN: Duration = Duration::from_secs(1);
 
 /// A shard's open doors: serves until they are closed (after the drain began and every connection has been told) or the
 /// hard stop fires.
@@ -120,6 +129,7 @@ pub struct Running {
     operations: Arc<Operations>,
     writer: Writer,
     hot: Option<HotThread>,
+    wire: Option<WireThread>,
     shared: Arc<Shared>,
     draining: AtomicBool,
     // Released last: nobody else may open the folder before everything in it is closed.
@@ -135,6 +145,11 @@ impl Running {
     /// Administration.
     pub fn admin(&self) -> Admin {
         self.admin.clone()
+    }
+
+    /// Why the server must stop, when it must: its database is not the one any more that it began with.
+    pub fn refused(&self) -> Option<String> {
+        self.operations.refused()
     }
 
     /// Begins the drain (as SIGTERM does). `wait` returns when it is over, at the latest when the configured time is up.
@@ -162,18 +177,33 @@ impl Running {
         self.upkeep.stop();
         let healthy = self.operations.close_journal();
         if let Some(hot) = self.hot {
-            hot.stop(HOT_PATIENCE);
+            hot.stop(REDIS_PATIENCE);
         }
-        // What the connections left of the time to stop; what the store does not get in it, it gets at the next start.
-        let patience = self.shared.config.limits.drain.saturating_sub(began.elapsed()).max(Duration::from_secs(1));
+        // What the connections left of the time to stop; what the store does not get in it, it gets at the next start. One that is
+        // away is not waited for.
+        let refused = self.operations.refused();
+        let is_away = self.operations.writer().read().failing_since_unix_ms.is_some();
+        let patience = match (&refused, is_away) {
+            (Some(_), _) => Duration::ZERO,
+            (None, true) => STORE_PATIENCE_MIN,
+            (None, false) => self.shared.config.limits.drain.saturating_sub(began.elapsed()).max(STORE_PATIENCE_MIN),
+        };
         if !self.writer.stop(patience) {
             tracing::warn!("the store lacks records; they are in the journal and follow with the next start");
+        }
+        // The last word says how much the store has.
+        if let Some(wire) = self.wire {
+            wire.stop(REDIS_PATIENCE);
         }
         self.operations.write_checkpoint(&self.folder, &self.shared);
         if let Err(error) = block_on(self.shared.store.rest()) {
             tracing::warn!(%error, "the store's log could not be folded in; copy it together with the store");
         }
-        if healthy { Ok(()) } else { Err(StartError::Journal("a commit of the journal failed".to_owned())) }
+        match refused {
+            _ if !healthy => Err(StartError::Journal("a commit of the journal failed".to_owned())),
+            Some(reason) => Err(StartError::Store(reason)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -197,19 +227,26 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
     if config.tokens.secret.is_empty() {
         config.tokens.secret = folder.secret().map_err(|error| StartError::Folder(error.to_string()))?.into_bytes();
     }
-    let mut store = open_store(&config, &folder)?;
+    let checkpoint = checkpoint(&folder);
+    let (mut store, absent) = open_store(&config, &folder, checkpoint.as_ref())?;
     if let Some(seam) = &seams.store {
         store = seam(store);
     }
     let shards = topology.shards.len();
     let wakes: Vec<Wakes> = (0..shards).map(|_| Wakes::default()).collect();
+    let (wire, wire_thread) = nodes::start(&config, &folder, &store)?.unzip();
     let (hot, hot_thread) = start_hot(&config, &folder)?.unzip();
-    let logged = open_journal(&config, &folder, &store, hot.as_ref(), &wakes, &seams)?;
-    let catalogue = load_catalogue(&config, &store)?;
+    let against = Against { store: &store, checkpoint: checkpoint.as_ref(), absent: absent.as_ref() };
+    let logged = open_journal(&config, &folder, &against, (hot.as_ref(), wire.as_ref()), &wakes, &seams)?;
+    let is_away = absent.is_some();
+    let catalogue = match absent {
+        Some(absent) => absent.catalogue,
+        None => load_catalogue(&config, &store)?,
+    };
     let Logged { journal, shard_journals, feed, cursors, journal_id, recovered, words, aside, revoked } = logged;
     let writer = writer::start(feed, Arc::clone(&store), journal_id, cursors.clone(), WriterConfig::default())
         .map_err(|error| StartError::Store(error.to_string()))?;
-    let operations = Arc::new(Operations::new(journal, journal_id, writer.stats(), recovered.high_water));
+    let operations = Arc::new(Operations::new(journal, journal_id, writer.stats(), recovered.high_water, is_away));
     let facts = Facts {
         shards,
         topology: topology.explanation.clone(),
@@ -218,7 +255,7 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
             Some(fix) => format!("{}; {fix}", probe.explanation),
             None => probe.explanation.clone(),
         },
-        store: format!("{} at {}", store.kind(), store.place()),
+        store: format!("{} at {}{}", store.kind(), store.place(), if is_away { " (away)" } else { "" }),
         cache: hot.as_ref().map(|hot| format!("Redis {}", hot.place())),
         journal: words,
         journal_aside: aside,
@@ -226,8 +263,10 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
         series: catalogue.len(),
     };
     metrics::gauge!("mangahub_recovered_records").set(recovered.replayed as f64);
-    let known = revocations(&store, revoked)?;
-    let shared = share(config, &folder, store, hot, cursors, catalogue, known, encoders, &wakes)?;
+    let known = revocations((!is_away).then_some(&store), revoked)?;
+    let shared = share(config, &folder, store, (hot, wire), cursors, catalogue, known, encoders, &wakes)?;
+    let incoming = wakes.iter().map(|wakes| Arc::clone(&wakes.incoming)).collect();
+    let recovered_until = recovered.users.values().map(|(_, lsn)| *lsn).max();
     let fleet = start_shards(topology, probe, &shared, &operations, wakes, shard_journals, recovered, doors);
     // A start that failed leaves nothing running: the folder can be opened again.
     let fleet = fleet.inspect_err(|_| {
@@ -237,9 +276,12 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
         fleet.shutdown().stop();
         StartError::Runtime(error.to_string())
     })?;
+    if let Some(wire) = &wire_thread {
+        nodes::begin(wire, &shared, incoming, recovered_until);
+    }
     let admin = Admin::new(Arc::clone(&shared), Arc::clone(&operations));
     let (hot, draining) = (hot_thread, AtomicBool::new(false));
-    Ok(Running { facts, admin, fleet, upkeep, operations, writer, hot, shared, draining, folder })
+    Ok(Running { facts, admin, fleet, upkeep, operations, writer, hot, wire: wire_thread, shared, draining, folder })
 }
 
 /// The hot cache, when there is one. A Redis that is away is no reason not to start.
@@ -248,18 +290,29 @@ fn start_hot(config: &EngineConfig, folder: &DataFolder) -> Result<Option<(HotCa
     config.hot.as_ref().map(start).transpose().map_err(|error| StartError::Config(error.to_string()))
 }
 
-/// The store that the configuration names: a Postgres database, or the file in the folder.
-fn open_store(config: &EngineConfig, folder: &DataFolder) -> Result<SharedStore, StartError> {
+/// The store that the configuration names: a Postgres database, which may be away, or the file in the folder.
+fn open_store(
+    config: &EngineConfig,
+    folder: &DataFolder,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<(SharedStore, Option<Absent>), StartError> {
     if let Some(database) = &config.database {
-        let store = PostgresStore::open(database, now_ms()).map_err(|error| StartError::Store(error.to_string()))?;
-        return Ok(Arc::new(store));
+        return match PostgresStore::open(database, now_ms()) {
+            Ok(store) => Ok((Arc::new(store), None)),
+            // Nothing is adopted unseen.
+            Err(away @ OpenError::Away(_)) if !config.adopt_store => {
+                let absent = Absent::new(database, folder, checkpoint, &away)?;
+                Ok((Arc::clone(&absent.store) as SharedStore, Some(absent)))
+            }
+            Err(error) => Err(StartError::Store(error.to_string())),
+        };
     }
     if !config.adopt_store {
         fit::store_is_there(folder)?;
     }
     let sqlite = SqliteStore::open(&SqliteConfig::new(folder.sqlite()), now_ms())
         .map_err(|error| fit::store_refused(folder, &error))?;
-    Ok(Arc::new(sqlite))
+    Ok((Arc::new(sqlite), None))
 }
 
 fn load_catalogue(config: &EngineConfig, store: &SharedStore) -> Result<Catalogue, StartError> {
@@ -272,11 +325,11 @@ fn load_catalogue(config: &EngineConfig, store: &SharedStore) -> Result<Catalogu
     Ok(Catalogue::new(rows.into_iter().map(crate::catalogue::Series::from).collect()))
 }
 
-/// What was revoked before, as the store and the checkpoint have it.
-fn revocations(store: &SharedStore, known: Known) -> Result<Revocations, StartError> {
+/// What was revoked before, as the store, unless it is away, and the checkpoint have it.
+fn revocations(store: Option<&SharedStore>, known: Known) -> Result<Revocations, StartError> {
     let now_ms = now_ms();
-    let stored = block_on(store.revocations(0, now_ms, revocations::ENTRIES_MAX));
-    let stored = stored.map_err(|error| StartError::Store(error.to_string()))?;
+    let stored = store.map(|store| block_on(store.revocations(0, now_ms, revocations::ENTRIES_MAX)));
+    let stored = stored.transpose().map_err(|error| StartError::Store(error.to_string()))?.unwrap_or_default();
     Ok(Revocations::new(known, &stored, now_ms))
 }
 
@@ -285,7 +338,7 @@ fn share(
     config: EngineConfig,
     folder: &DataFolder,
     store: SharedStore,
-    hot: Option<HotCache>,
+    (hot, wire): (Option<HotCache>, Option<Wire>),
     cursors: Cursors,
     catalogue: Catalogue,
     revocations: Revocations,
@@ -293,6 +346,9 @@ fn share(
     wakes: &[Wakes],
 ) -> Result<Arc<Shared>, StartError> {
     let revocations = Arc::new(revocations);
+    if let Some(wire) = &wire {
+        revocations.share(wire.clone());
+    }
     revocations.tell(wakes.iter().map(|wakes| Arc::clone(&wakes.ended)).collect());
     let compute =
         Compute::start(config.limits.hashing_queue).map_err(|error| StartError::Runtime(error.to_string()))?;
@@ -320,6 +376,7 @@ fn share(
         done_wakes: wakes.iter().map(|wakes| wakes.done.clone()).collect::<Vec<Notify>>(),
         store,
         hot,
+        wire,
         config,
     }))
 }

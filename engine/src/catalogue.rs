@@ -4,10 +4,11 @@
 use hub::SeriesFacts;
 use proto::{MangaId, SeriesStatus};
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 use storage::store::SeriesRow;
 
 /// One series.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Series {
     /// Its id.
     pub id: MangaId,
@@ -75,6 +76,16 @@ impl Catalogue {
         let by_id = rows.iter().zip(0..).map(|(row, at)| (row.id, (facts(row), at))).collect();
         let by_slug = rows.iter().zip(0..).map(|(row, at)| (row.slug.clone(), at)).collect();
         Self { rows, by_id, by_slug }
+    }
+
+    /// For the checkpoint.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.rows).expect("a series has nothing that JSON cannot say")
+    }
+
+    /// What `encode` wrote.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes).map(Self::new)
     }
 
     /// How many series there are.
@@ -152,6 +163,13 @@ mod tests {
         assert_eq!(catalogue.find("series-3").unwrap().id, MangaId(3));
         assert!(catalogue.find("series-4").is_none() && catalogue.find("4").is_none());
         assert_eq!(catalogue.facts(MangaId(3)).unwrap().total, Some(3));
+    }
+
+    #[test]
+    fn a_catalogue_comes_back_from_what_was_kept_of_it() {
+        let catalogue = Catalogue::new([2, 1].map(series).to_vec());
+        assert_eq!(Catalogue::decode(&catalogue.encode()).unwrap().rows, catalogue.rows);
+        assert_eq!(Catalogue::decode(&Catalogue::default().encode()).unwrap().len(), 0);
     }
 
     #[test]

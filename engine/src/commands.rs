@@ -5,6 +5,7 @@ use hub::{Change, Context, Outcome};
 use proto::{Chapter, Code, MergeKey};
 use storage::journal::{Busy, BusyReason, Ticket};
 use storage::lane::Lane;
+use storage::trace;
 
 use crate::attach::Outgoing;
 use crate::connections::Connection;
@@ -105,7 +106,7 @@ impl Core {
             }
             Found::Resident(slot) => {
                 self.users.touch(slot);
-                self.counters.found += 1;
+                self.counters.memory_hits += 1;
                 self.execute(slot, waiting.work, waiting.target, waiting.framed);
             }
             Found::Loading(slot) => {
@@ -120,6 +121,7 @@ impl Core {
                 self.refuse_waiting(waiting, Fault::busy("Too many users are being loaded."));
             }
             Found::Absent => {
+                self.counters.memory_misses += 1;
                 let only_reads = waiting.work.only_reads();
                 self.users.begin(user, waiting);
                 self.load(user, only_reads);
@@ -139,19 +141,23 @@ impl Core {
         #[cfg(test)]
         crate::sim::hook::work(self.users.get(slot).state.user(), &work, &target);
         let answer = match work {
-            Work::Command(Command::SetProgress(update)) => {
-                if let Target::Connection { conn, seq } = target {
-                    return self.update(slot, conn, seq, &update, framed);
+            Work::Command(command) => {
+                if let (Command::SetProgress(update), Target::Connection { conn, seq }) = (&command, &target) {
+                    return self.update(slot, *conn, *seq, update, framed);
                 }
-                if update.ack_database && self.is_held_full() {
+                let asked = matches!(&command, Command::SetProgress(update) if update.ack_database);
+                let waits = self.waits_for_database(asked);
+                if waits && self.is_held_full() {
                     self.counters.busy_held += 1;
                     return self.gate_user(slot, None, target, Err(too_much_held()));
                 }
-                let lane = update.ack_database.then(|| self.users.get(slot).lane);
-                let answer = self.change(slot, &update.command(), None, update.device);
+                let lane = waits.then(|| self.users.get(slot).lane);
+                let answer = match command {
+                    Command::SetProgress(update) => self.change(slot, &update.command(), None, update.device),
+                    other => self.change_other(slot, other),
+                };
                 return self.gate_user(slot, lane, target, answer.map(Answer::Done));
             }
-            Work::Command(command) => self.change_other(slot, command).map(Answer::Done),
             Work::Attach { conn, device } => self.attach(slot, conn, device).map(Answer::Attached),
             Work::Query(query) => Ok(Answer::View(self.view(slot, &query))),
             Work::Get(manga) => {
@@ -160,6 +166,11 @@ impl Core {
             Work::CatchUp(since) => Ok(Answer::CatchUp(Box::new(self.catch_up(slot, since)))),
         };
         self.gate_user(slot, None, target, answer);
+    }
+
+    /// Whether a change is answered only when the database has it: because it asked for that, or because all do.
+    fn waits_for_database(&self, asked: bool) -> bool {
+        asked || self.shared.config.ack_database
     }
 
     fn gate_user(&mut self, slot: u32, lane: Option<Lane>, target: Target, answer: Result<Answer, Fault>) {
@@ -178,14 +189,15 @@ impl Core {
             self.counters.over_frame_rate += 1;
             return self.gate_user(slot, None, Target::Connection { conn, seq }, Err(too_fast(empty.wait_ns)));
         }
-        if update.ack_database && self.is_held_full() {
+        let waits = self.waits_for_database(update.ack_database);
+        if waits && self.is_held_full() {
             self.counters.busy_held += 1;
             return self.gate_user(slot, None, Target::Connection { conn, seq }, Err(too_much_held()));
         }
         match self.change(slot, &update.command(), Some(conn), update.device) {
             Ok(Done::Progress(acked)) => {
                 let resident = self.users.get(slot);
-                let (ticket, lane) = (resident.ticket, update.ack_database.then_some(resident.lane));
+                let (ticket, lane) = (resident.ticket, waits.then_some(resident.lane));
                 self.users.get(slot).ticket = self.gate(ticket, lane, Release::Ack { conn, seq, acked });
             }
             other => self.gate_user(slot, None, Target::Connection { conn, seq }, other.map(Answer::Done)),
@@ -214,6 +226,7 @@ impl Core {
         match outcome {
             Outcome::Applied(change) => {
                 self.counters.applied += 1;
+                self.log_applied(slot, &change);
                 self.announce_change(slot, &change, origin, device);
                 Ok(self.done(slot, &change, device))
             }
@@ -284,7 +297,16 @@ impl Core {
         self.users.changed(slot, ticket);
     }
 
-    /// The stream moves on by one, and whoever else listens will hear of it.
+    fn log_applied(&mut self, slot: u32, change: &Change) {
+        let version = change.record.version();
+        if trace::follows(version) {
+            let (shard, resident) = (self.id, self.users.get(slot));
+            let (user, ticket) = (resident.state.user(), resident.ticket.0);
+            tracing::info!(target: trace::TARGET, version = version.0, stage = "applied", %user, shard, ticket);
+        }
+    }
+
+    /// A change of this node is news to the user's other connections.
     fn announce_change(
         &mut self,
         slot: u32,
@@ -299,8 +321,22 @@ impl Core {
             (None, hub::Record::Library(record)) => resident.state.progress(record.manga),
             _ => None,
         };
-        let Some(view) = view else { return };
-        resident.announce(change.record.version(), &self.clock);
+        if let Some(view) = view {
+            self.tell(slot, view, change.record.version(), origin, device);
+        }
+    }
+
+    /// The user's stream moves on because of a change of this version, and whoever else listens will hear what is now so.
+    pub(crate) fn tell(
+        &mut self,
+        slot: u32,
+        view: hub::ProgressView,
+        version: proto::Version,
+        origin: Option<ConnRef>,
+        device: Option<proto::DeviceId>,
+    ) {
+        let resident = self.users.get(slot);
+        resident.announce(version, &self.clock);
         #[cfg(test)]
         crate::sim::hook::moved(resident.state.user(), resident.position, view.manga);
         let others = resident.connections.iter().any(|conn| Some(*conn) != origin);

@@ -17,6 +17,8 @@ pub struct EngineConfig {
     pub registration: Registration,
     /// Refuse chapters beyond any known total, for ongoing series too.
     pub strict_total: bool,
+    /// Answer every change only when the database has it, not the journal alone.
+    pub ack_database: bool,
     /// The Postgres database that is the store; `None` means the embedded one in the data folder.
     pub database: Option<storage::store::PostgresConfig>,
     /// Redis between memory and the store.
@@ -157,6 +159,7 @@ impl EngineConfig {
             backend: None,
             registration: Registration::Open,
             strict_total: false,
+            ack_database: false,
             database: None,
             hot: None,
             tokens: TokenConfig {

@@ -26,11 +26,14 @@ impl Core {
             core.open_turn();
             match answer {
                 Some(stored) => {
-                    core.counters.loads_hot += 1;
+                    core.counters.redis_hits += 1;
                     let state = assemble(stored, recovered, core.shared.node);
                     core.settle_in(user, state, true);
                 }
-                None => core.load_from_store(user, true),
+                None => {
+                    core.counters.redis_misses += 1;
+                    core.load_from_store(user, true);
+                }
             }
         });
     }
@@ -70,7 +73,7 @@ impl Core {
             Ok(None) => Fault::new(Code::Unauthenticated, "This account does not exist any more."),
             Err(error) => store_fault(error),
         };
-        self.counters.load_failures += 1;
+        self.counters.store_failures += 1;
         for waiting in self.users.fail(user) {
             if may_ask_hot && waiting.work.only_reads() {
                 self.run(user, waiting);
@@ -80,7 +83,7 @@ impl Core {
         }
     }
 
-    fn assemble(&self, mut loaded: LoadedUser, recovered: Option<hub::StoredUser>) -> Result<UserState, Fault> {
+    pub(crate) fn assemble(&self, mut loaded: LoadedUser, recovered: Option<hub::StoredUser>) -> Result<UserState, Fault> {
         if sabotaged(Sabotage::ForgottenDevices) {
             loaded.stored.devices.clear();
         }
@@ -97,7 +100,7 @@ impl Core {
     }
 
     fn fill(&mut self, user: UserId, state: UserState) {
-        self.counters.loads += 1;
+        self.counters.store_hits += 1;
         if let Some(hot) = &self.shared.hot {
             hot.fill(state.to_rows());
         }
@@ -109,6 +112,7 @@ impl Core {
         // Not below any position that this user had earlier in this boot: each was at most this clock's version of then.
         let position = self.clock.high_water().0;
         let position = if sabotaged(Sabotage::RestartedStream) { 0 } else { position };
+        let state = self.users.join(state, self.shared.node);
         let (slot, waiters) = self.users.fill(user, state, position);
         self.users.get(slot).for_reading = for_reading;
         for waiting in waiters {
@@ -136,6 +140,8 @@ pub(crate) fn store_fault(error: StoreError) -> Fault {
         StoreError::Unavailable { retry_after, .. } => {
             Fault::unavailable("The store is not available.", retry_after.as_millis() as u64)
         }
+        // The server is about to stop.
+        StoreError::Unfit { .. } => Fault::unavailable("The store is not available.", 5_000),
         StoreError::Taken { field } => Fault {
             code: Code::AlreadyExists,
             detail: format!("That {field} is taken.").into(),

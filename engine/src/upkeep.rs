@@ -2,6 +2,7 @@
 //! and has old rows purged. Nothing that a request waits for happens here.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -14,10 +15,16 @@ use storage::checkpoint::Checkpoint;
 use storage::folder::DataFolder;
 use storage::hot::{HotReading, HotState};
 use storage::journal::{Journal, JournalId, Stats};
-use storage::writer::WriterStats;
+use storage::store::StoreError;
+use storage::wire::Wire;
+use storage::writer::{Reading, WriterStats};
 
-use crate::Health;
+use crate::report::{self, Look};
+use crate::{Dependency, Health, State};
 use crate::accounts::now_ms;
+use crate::boot::absent;
+use crate::catalogue::Catalogue;
+use crate::nodes::{self, Poll};
 use crate::shared::Shared;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -33,11 +40,40 @@ pub(crate) struct Operations {
     writer: Arc<WriterStats>,
     high_water: Version,
     mesh: OnceLock<MeshStats>,
+    /// The store's database was away at the start and has not been back since.
+    is_awaited: AtomicBool,
+    /// Why the server must stop.
+    refused: OnceLock<String>,
+    /// Records that the store refused and that wait for a person, at the last look.
+    parked: AtomicU64,
+    /// The catalogue that the checkpoint has.
+    kept: Mutex<Option<Arc<Catalogue>>>,
 }
 
 impl Operations {
-    pub(crate) fn new(journal: Journal, journal_id: JournalId, writer: Arc<WriterStats>, high_water: Version) -> Self {
-        Self { journal: Mutex::new(Some(journal)), journal_id, writer, high_water, mesh: OnceLock::new() }
+    pub(crate) fn new(
+        journal: Journal,
+        journal_id: JournalId,
+        writer: Arc<WriterStats>,
+        high_water: Version,
+        is_awaited: bool,
+    ) -> Self {
+        Self {
+            journal: Mutex::new(Some(journal)),
+            journal_id,
+            writer,
+            high_water,
+            mesh: OnceLock::new(),
+            is_awaited: AtomicBool::new(is_awaited),
+            refused: OnceLock::new(),
+            parked: AtomicU64::new(0),
+            kept: Mutex::default(),
+        }
+    }
+
+    /// Why the server must stop, when it must.
+    pub(crate) fn refused(&self) -> Option<String> {
+        self.refused.get().cloned()
     }
 
     /// The mailboxes to report on from now on.
@@ -63,6 +99,9 @@ impl Operations {
 
     /// Writes what a start needs to know when the store is away.
     pub(crate) fn write_checkpoint(&self, folder: &DataFolder, shared: &Shared) {
+        if shared.store.may_be_away() {
+            self.keep_catalogue(folder, shared);
+        }
         let checkpoint = Checkpoint {
             journal: self.journal_id,
             store: shared.store.store_id(),
@@ -77,87 +116,89 @@ impl Operations {
         }
     }
 
+    /// The catalogue goes into a file of its own, when it is another than the one there.
+    fn keep_catalogue(&self, folder: &DataFolder, shared: &Shared) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let catalogue = shared.catalogue.load_full();
+        if kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, &catalogue)) {
+            return;
+        }
+        let checkpoint = Checkpoint {
+            journal: self.journal_id,
+            store: shared.store.store_id(),
+            catalogue: catalogue.encode(),
+            ..Checkpoint::default()
+        };
+        match checkpoint.store(&folder.checkpoint_catalogue()) {
+            Ok(()) => *kept = Some(catalogue),
+            Err(error) => tracing::warn!(%error, "the catalogue could not be kept; tried again with the next checkpoint"),
+        }
+    }
+
     fn look(&self, shared: &Shared) {
-        let ping = block_on(shared.store.ping());
-        let reading = self.writer.read();
+        let mut ping = block_on(shared.store.ping());
+        if ping.is_ok() && self.is_awaited.load(Ordering::Relaxed) {
+            ping = absent::settle_in(shared).and(ping);
+            self.is_awaited.store(ping.is_err(), Ordering::Relaxed);
+        }
+        if let Err(StoreError::Unfit { reason }) = &ping {
+            let _ = self.refused.set(reason.clone());
+        }
+        // Those of earlier runs too; while the store is away, the last answer stands.
+        if let Ok(parked) = &ping {
+            metrics::gauge!("mangahub_parked_records").set(*parked as f64);
+            self.parked.store(*parked, Ordering::Relaxed);
+        }
+        let writer = self.writer.read();
         let journal = self.journal_stats().unwrap_or_default();
-        metrics::counter!("mangahub_journal_commits_total").absolute(journal.commits);
-        metrics::counter!("mangahub_journal_records_total").absolute(journal.records);
-        metrics::counter!("mangahub_journal_record_bytes_total").absolute(journal.record_bytes);
-        metrics::gauge!("mangahub_journal_segments").set(journal.segments as f64);
-        metrics::gauge!("mangahub_journal_last_write_us").set(journal.last_write_us as f64);
-        // From the journal's end, because the writer does not count what it left in the segments.
-        let lag_records = journal.end.0.saturating_sub(reading.reached.0).max(reading.lag_records);
-        metrics::gauge!("mangahub_store_lag_records").set(lag_records as f64);
-        let lag_ms = if lag_records == 0 { 0 } else { reading.lag_ms };
-        metrics::gauge!("mangahub_store_lag_ms").set(lag_ms as f64);
-        metrics::counter!("mangahub_store_rows_total").absolute(reading.rows);
-        metrics::counter!("mangahub_store_batches_total").absolute(reading.batches);
-        metrics::counter!("mangahub_parked_records_total").absolute(reading.parked);
-        metrics::gauge!("mangahub_revocations_known").set(shared.revocations.len() as f64);
-        metrics::counter!("mangahub_store_writer_restarts_total").absolute(reading.restarts);
-        metrics::counter!("mangahub_task_panics_total").absolute(runtime::task::panics_total());
-        for lane in self.mesh.get().into_iter().flat_map(MeshStats::lanes) {
-            let (from, to) = (lane.from.to_string(), lane.to.to_string());
-            metrics::counter!("mangahub_mailbox_sent_total", "from" => from.clone(), "to" => to.clone())
-                .absolute(lane.sent);
-            metrics::counter!("mangahub_mailbox_refused_total", "from" => from.clone(), "to" => to.clone())
-                .absolute(lane.refused);
-            metrics::counter!("mangahub_mailbox_replies_delayed_total", "from" => from, "to" => to)
-                .absolute(lane.replies_refused);
-        }
-        let store = match (&ping, reading.failing_since_unix_ms) {
-            (Err(error), _) => format!("away: {error}"),
-            (Ok(()), Some(_)) => format!("not writing: {}", reading.last_error.as_deref().unwrap_or("unknown")),
-            (Ok(()), None) => "ok".to_owned(),
+        let hot = shared.hot.as_ref().map(|hot| hot.read());
+        let wire = shared.wire.as_ref().map(Wire::read);
+        wire.iter().for_each(nodes::publish);
+        let mut dependencies = vec![of_journal(&journal), self.of_store(ping.is_ok(), &writer)];
+        dependencies.extend(hot.as_ref().map(of_hot_cache));
+        dependencies.extend(wire.as_ref().map(nodes::dependency));
+        let health = Health {
+            ready: !journal.failed && !wire.as_ref().is_some_and(nodes::is_copy),
+            degraded: dependencies.iter().any(|dependency| dependency.state != State::Healthy),
+            dependencies,
         };
-        let words = match (journal.failed, journal.no_room) {
-            (true, _) => "failed",
-            (false, true) => "no room",
-            (false, false) => "ok",
-        };
-        let mut health = Health {
-            ready: !journal.failed,
-            degraded: store != "ok" || words != "ok",
-            dependencies: vec![("journal", words.to_owned()), ("store", store)],
-        };
-        if let Some(hot) = &shared.hot {
-            let reading = hot.read();
-            publish_hot(&reading);
-            // Nothing is lost without it: that is degraded, and never down.
-            health.degraded |= reading.state != HotState::Healthy;
-            health.dependencies.push(("redis", reading.state.as_str().to_owned()));
-        }
+        let look = Look { journal: &journal, writer: &writer, hot: hot.as_ref(), mesh: self.mesh.get(), health: &health };
+        report::publish(&look, shared);
         shared.health.store(Arc::new(health));
+    }
+
+    /// The store: without it, whoever is in memory is served on, so it is never a reason to be not ready.
+    fn of_store(&self, answers: bool, writer: &Reading) -> Dependency {
+        let parked = self.parked.load(Ordering::Relaxed);
+        let (state, detail) = match (answers, writer.failing_since_unix_ms) {
+            (false, _) => (State::Down, Some("it does not answer; changes wait in the journal".to_owned())),
+            (true, Some(_)) => (State::Degraded, Some("it does not take changes; they wait in the journal".to_owned())),
+            (true, None) if parked > 0 => {
+                (State::Degraded, Some(format!("{parked} records were refused and are parked: mangahub db check")))
+            }
+            (true, None) => (State::Healthy, None),
+        };
+        Dependency { name: "store", state, detail }
     }
 }
 
-fn publish_hot(reading: &HotReading) {
-    let counts = &reading.counts;
-    let loads = [
-        ("hit", counts.hits),
-        ("miss", counts.misses),
-        ("untrusted", counts.misses_untrusted),
-        ("breaker_open", counts.misses_breaker),
-        ("busy", counts.misses_busy),
-        ("failed", counts.misses_failed),
-    ];
-    for (outcome, count) in loads {
-        metrics::counter!("mangahub_cache_loads_total", "outcome" => outcome).absolute(count);
-    }
-    let dropped =
-        [("queue_full", counts.dropped_queue), ("refused", counts.dropped_refused), ("behind", counts.dropped_inbox)];
-    for (reason, count) in dropped {
-        metrics::counter!("mangahub_cache_dropped_total", "reason" => reason).absolute(count);
-    }
-    metrics::counter!("mangahub_cache_rows_total").absolute(counts.rows);
-    metrics::counter!("mangahub_cache_writes_total").absolute(counts.writes);
-    metrics::counter!("mangahub_cache_fills_total").absolute(counts.fills);
-    metrics::counter!("mangahub_cache_write_failures_total").absolute(counts.write_failures);
-    metrics::counter!("mangahub_cache_breaker_opened_total").absolute(counts.opened);
-    metrics::counter!("mangahub_cache_epochs_total").absolute(counts.epochs);
-    metrics::gauge!("mangahub_cache_breaker").set(f64::from(reading.breaker as u8));
-    metrics::gauge!("mangahub_cache_queue_rows").set(counts.queue_rows as f64);
+fn of_journal(journal: &Stats) -> Dependency {
+    let (state, detail) = match (journal.failed, journal.no_room) {
+        (true, _) => (State::Down, Some("a commit failed".to_owned())),
+        (false, true) => (State::Degraded, Some("it has no room: its limit or the disk is reached".to_owned())),
+        (false, false) => (State::Healthy, None),
+    };
+    Dependency { name: "journal", state, detail }
+}
+
+/// Nothing is lost without it: down is degraded for the server, and never down.
+fn of_hot_cache(reading: &HotReading) -> Dependency {
+    let (state, detail) = match reading.state {
+        HotState::Healthy => (State::Healthy, None),
+        HotState::Degraded => (State::Degraded, Some("it is behind".to_owned())),
+        HotState::Down => (State::Down, Some("it does not answer; everything goes around it".to_owned())),
+    };
+    Dependency { name: "redis", state, detail }
 }
 
 /// The thread.
@@ -176,9 +217,11 @@ impl Upkeep {
         let (operations, shared, folder) = (Arc::clone(operations), Arc::clone(shared), Arc::clone(folder));
         let run = move || {
             runtime::priority::yield_to_shards();
+            let mut poll = Poll::new();
             let (mut checkpoint_at, mut purge_at) = (Instant::now(), Instant::now() + PURGE_EVERY);
             loop {
                 operations.look(&shared);
+                poll.look(&shared);
                 let now = Instant::now();
                 if now >= checkpoint_at {
                     operations.write_checkpoint(&folder, &shared);

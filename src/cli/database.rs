@@ -44,11 +44,14 @@ fn migrate(config: &Config, output: Output) -> Result<Exit, Failure> {
 
 fn check(config: &Config, output: Output) -> Result<Exit, Failure> {
     let mut operator = Operator::reach(config)?;
-    let answer = operator.ask(Request::Check)?;
+    let mut answer = operator.ask(Request::Check)?;
+    let parked = number(&answer, "parked");
+    if parked > 0 {
+        answer["parked_records"] = operator.ask(Request::Parked { rows_max: PARKED_MAX })?;
+    }
     operator.finish()?;
     let problems: Vec<&str> =
         answer.get("problems").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-    let parked = number(&answer, "parked");
     print(output, &answer, || {
         let mut text = format!("store {}, schema {}\n", answer["store_id"], number(&answer, "schema_version"));
         for (table, rows) in answer.get("tables").and_then(Value::as_object).into_iter().flatten() {
@@ -59,6 +62,10 @@ fn check(config: &Config, output: Output) -> Result<Exit, Failure> {
         }
         if parked > 0 {
             let _ = writeln!(text, "  {parked} records were refused and are parked: mangahub db retry");
+            for record in answer["parked_records"].as_array().into_iter().flatten() {
+                let (id, user) = (&record["id"], record["user_id"].as_str().unwrap_or("nobody known"));
+                let _ = writeln!(text, "    {id}, of {user}: {}", record["error"].as_str().unwrap_or_default());
+            }
         }
         text
     });

@@ -156,6 +156,7 @@ pub(crate) const KEYS: &[Key] = &[
     switch("catalogue.demo", true),
     switch("catalogue.require_auth", false),
     switch("progress.strict_total", false),
+    choice("progress.ack", "journal", &["journal", "database"]),
     list("http.cors_origins").compat(&["CORS_ORIGINS"]),
     bytes("http.body_bytes_max", MIB, KIB, 64 * MIB),
     bytes("http.header_bytes_max", 32 * KIB, 4 * KIB, MIB),
@@ -180,7 +181,8 @@ pub(crate) const KEYS: &[Key] = &[
     count("limits.hash_queue", 64, 1, 65_536),
     bytes("limits.user_bytes", 256 * MIB, MIB, 1 << 44),
     bytes("limits.dirty_bytes", 128 * MIB, MIB, 1 << 44),
-    bytes("journal.bytes_max", 8 * GIB, 256 * MIB, 1 << 44),
+    bytes("journal.bytes_max", 8 * GIB, 4 * MIB, 1 << 44),
+    bytes("journal.segment_bytes", 64 * MIB, MIB, GIB),
     count("store.queue_rows", 100_000, 1_000, 100_000_000),
     text("store.url", "").compat(&["DATABASE_URL"]).secret(),
     text("cache.redis_url", "").compat(&["REDIS_URL"]).secret(),
@@ -190,6 +192,7 @@ pub(crate) const KEYS: &[Key] = &[
     count("cache.queue_rows", 65_536, 1_000, 10_000_000),
     text("log.filter", "info"),
     choice("log.format", "text", &["text", "json"]),
+    count("trace.sample", 0, 0, 1_000_000_000),
 ];
 
 /// The key of this path, if there is one.

@@ -51,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) catalogue_require_auth: bool,
     /// Whether progress above a known total is always refused.
     pub(crate) strict_total: bool,
+    /// Whether every change is answered only when the database has it.
+    pub(crate) ack_database: bool,
     /// The HTTP door's own settings.
     pub(crate) http: Http,
     /// How long a sync connection may stay silent.
@@ -59,6 +61,8 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     /// How large the journal may grow.
     pub(crate) journal_bytes_max: u64,
+    /// How large one of its segments is.
+    pub(crate) journal_segment_bytes: u64,
     /// The Postgres database that is the store; none means the embedded one.
     pub(crate) database: Option<PostgresConfig>,
     /// Rows that may wait for the store in memory before the journal's segments are read instead.
@@ -69,6 +73,8 @@ pub(crate) struct Config {
     pub(crate) log_filter: String,
     /// Whether the log is JSON lines.
     pub(crate) log_json: bool,
+    /// One update in so many is logged on its whole way; 0: none.
+    pub(crate) trace_sample: u64,
 }
 
 /// The ports of the doors that this version opens.
@@ -194,6 +200,7 @@ impl Config {
             demo_catalogue: read.switch("catalogue.demo"),
             catalogue_require_auth: read.switch("catalogue.require_auth"),
             strict_total: read.switch("progress.strict_total"),
+            ack_database: read.text("progress.ack") == "database",
             http: Http {
                 cors_origins: read.list("http.cors_origins"),
                 body_bytes_max: read.number("http.body_bytes_max"),
@@ -203,6 +210,7 @@ impl Config {
             sync_idle_timeout: read.millis("tcp_sync.idle_timeout_ms"),
             limits: Limits::read(&read),
             journal_bytes_max: read.number("journal.bytes_max"),
+            journal_segment_bytes: read.number("journal.segment_bytes"),
             database: rules::database(read.text("store.url"))?,
             store_queue_rows: read.number("store.queue_rows"),
             cache: Some(read.text("cache.redis_url")).filter(|url| !url.is_empty()).map(|redis_url| Cache {
@@ -214,6 +222,7 @@ impl Config {
             }),
             log_filter: read.text("log.filter"),
             log_json: read.text("log.format") == "json",
+            trace_sample: read.number("trace.sample"),
         };
         rules::check(&config, read.switch("insecure"))?;
         Ok(config)

@@ -82,6 +82,9 @@ pub(super) fn available(resolved: &Resolved) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// One written, one prepared, two on their way to the store.
+const JOURNAL_SEGMENTS_MIN: u64 = 4;
+
 /// Everything that concerns more than one key.
 pub(super) fn check(config: &Config, insecure: bool) -> Result<(), ConfigError> {
     if !config.listen.is_loopback() && config.tls.is_none() && config.trusted_proxies.is_empty() && !insecure {
@@ -101,6 +104,15 @@ pub(super) fn check(config: &Config, insecure: bool) -> Result<(), ConfigError> 
         return Err(ConfigError::Rule(
             "limits.dirty_bytes is larger than limits.user_bytes, of which it is a part".to_owned(),
         ));
+    }
+    if config.journal_bytes_max < JOURNAL_SEGMENTS_MIN * config.journal_segment_bytes {
+        return Err(ConfigError::Rule(format!(
+            "journal.bytes_max is less than {JOURNAL_SEGMENTS_MIN} times journal.segment_bytes; a journal has at least as many \
+             segments"
+        )));
+    }
+    if !config.journal_segment_bytes.is_multiple_of(4_096) {
+        return Err(ConfigError::Rule("journal.segment_bytes is not a multiple of 4096, a disk's block".to_owned()));
     }
     distinct_ports(config)
 }

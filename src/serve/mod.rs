@@ -3,7 +3,7 @@
 //! acknowledged is on disk.
 
 mod banner;
-mod ports;
+pub(crate) mod ports;
 pub(crate) mod settings;
 
 use std::path::Path;
@@ -20,8 +20,8 @@ use crate::admin::{self, SocketError};
 use crate::cli::Output;
 use crate::config::Config;
 
-/// How often the metrics tidy up what they gathered.
-const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+/// How often the metrics tidy up what they gathered, and the engine is asked whether it can go on.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What a stop may take beyond its drain before the process is ended: the engine's own deadline should have come first.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -59,6 +59,7 @@ pub(crate) fn run(config: &Config, output: Output) -> Result<(), ServeError> {
     // Before any other thread exists, so that every thread leaves the signals to this one.
     let mut signals = Signals::install().map_err(system("cannot take over SIGTERM"))?;
     let files = raise_open_files().map_err(system("cannot raise the limit on open files"))?;
+    storage::trace::follow(config.trace_sample);
     let prometheus = install_metrics();
     // A number of shards that cannot be had is the engine's to refuse.
     let shards = runtime::topology::detect(config.shards).map_or(1, |topology| topology.shards.len());
@@ -74,9 +75,12 @@ pub(crate) fn run(config: &Config, output: Output) -> Result<(), ServeError> {
     tracing::info!(http = ?addresses.http, tcp_sync = ?addresses.tcp_sync, "every door is open");
 
     let signal = loop {
-        match signals.wait(Some(METRICS_UPKEEP)).map_err(system("cannot wait for signals"))? {
-            Some(signal) => break signal,
-            None => prometheus.iter().for_each(PrometheusHandle::run_upkeep),
+        if let Some(signal) = signals.wait(Some(LOOK_EVERY)).map_err(system("cannot wait for signals"))? {
+            break Some(signal);
+        }
+        prometheus.iter().for_each(PrometheusHandle::run_upkeep);
+        if running.refused().is_some() {
+            break None;
         }
     };
     tracing::info!(
@@ -92,7 +96,10 @@ fn doors(plan: DoorPlan) -> Doors {
 }
 
 fn install_metrics() -> Option<PrometheusHandle> {
-    PrometheusBuilder::new().install_recorder().inspect_err(|error| tracing::warn!(%error, "metrics are off")).ok()
+    let installed = protocols::metrics_door::described::recorder().and_then(PrometheusBuilder::install_recorder);
+    let handle = installed.inspect_err(|error| tracing::warn!(%error, "metrics are off")).ok()?;
+    protocols::metrics_door::described::describe();
+    Some(handle)
 }
 
 fn stop(running: Running, config: &Config) -> Result<(), ServeError> {

@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use protocols::DoorAddresses;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The file's name.
 pub(crate) const NAME: &str = "ports.json";
@@ -22,4 +23,11 @@ pub(crate) fn write(data_dir: &Path, addresses: DoorAddresses) -> io::Result<()>
     let draft = data_dir.join("ports.json.new");
     fs::write(&draft, format!("{content}\n"))?;
     fs::rename(&draft, data_dir.join(NAME))
+}
+
+/// Reads where the doors are, by name.
+pub(crate) fn read(data_dir: &Path) -> io::Result<Vec<(String, SocketAddr)>> {
+    let content: Value = serde_json::from_slice(&fs::read(data_dir.join(NAME))?)?;
+    let doors = content.as_object().into_iter().flatten();
+    Ok(doors.filter_map(|(name, place)| Some((name.clone(), place.as_str()?.parse().ok()?))).collect())
 }

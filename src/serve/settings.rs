@@ -31,6 +31,7 @@ pub(crate) fn engine(config: &Config, connections_max: u32) -> EngineConfig {
         Registration::Closed => engine::config::Registration::Closed,
     };
     wanted.strict_total = config.strict_total;
+    wanted.ack_database = config.ack_database;
     wanted.database = config.database.clone();
     wanted.hot = config.cache.as_ref().map(|cache| HotConfig {
         tls_ca: cache.tls_ca.clone(),
@@ -73,6 +74,7 @@ fn limits(config: &Config, connections_max: u32, preset: Limits) -> Limits {
         dirty_bytes_max: limits.dirty_bytes,
         hashing_queue: limits.hash_queue,
         journal_bytes_max: config.journal_bytes_max,
+        journal_segment_bytes: config.journal_segment_bytes,
         store_queue_rows: config.store_queue_rows,
         drain: config.drain,
         ..preset

@@ -1,6 +1,7 @@
-//! How fast the Postgres store takes batches, against a bare loop of the same statement: two connections, half of the rows each,
-//! columns made beforehand, nothing else. Both take turns on one private server. `cargo bench -p mangahub-storage --bench
-//! postgres_apply`; the server flushes its commits, so the disk is part of both.
+//! How fast the Postgres store takes batches, one at a time as the writer sends them and two at a time, against bare loops: of the
+//! same statement, and of `COPY` into a temporary table with one merge behind it. Bare means two connections, half of the rows
+//! each, values made beforehand, nothing else. All take turns on one private server. `cargo bench -p mangahub-storage --bench
+//! postgres_apply [-- ROWS]`, for batches of another size; the server flushes its commits, so the disk is part of all.
 
 #[path = "../tests/support/postgres.rs"]
 mod postgres_server;
@@ -15,27 +16,35 @@ use proto::{Chapter, MangaId, MergeKey, NodeId, Page, UserId, Version};
 use storage::journal::{JournalId, Lsn};
 use storage::lane::{Lane, lane_of};
 use storage::store::{Batch, PostgresConfig, PostgresStore, Rows, Store};
+use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
 const BATCH_ROWS: u64 = 2_000;
 const USERS: u64 = 20_000;
-const BATCHES_A_TURN: u64 = 30;
+const ROWS_A_TURN: u64 = 60_000;
 const TURNS: usize = 7;
 
-const PROGRESS: &str = "
-    INSERT INTO user_progress AS stored
-        (user_id, manga_id, generation, chapter, version, node, deleted, page, ahead)
-    SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[], $4::integer[], $5::bigint[], $6::bigint[], $7::boolean[],
-                         $8::bigint[], $9::boolean[])
-    ON CONFLICT (user_id, manga_id) DO UPDATE SET
-        generation = excluded.generation, chapter = excluded.chapter, version = excluded.version, node = excluded.node,
-        deleted = excluded.deleted, page = excluded.page, ahead = excluded.ahead
-    WHERE (excluded.generation, excluded.chapter, excluded.version, excluded.node,
-           excluded.deleted, coalesce(excluded.page, -1), excluded.ahead)
-        > (stored.generation, stored.chapter, stored.version, stored.node,
-           stored.deleted, coalesce(stored.page, -1), stored.ahead)";
+const UNNEST: &str =
+    "UNNEST($1::uuid[], $2::bigint[], $3::bigint[], $4::integer[], $5::bigint[], $6::bigint[], $7::boolean[],
+                              $8::bigint[], $9::boolean[])";
+
+/// The upsert of rows that come from somewhere, under the merge order.
+fn upsert(source: &str) -> String {
+    format!(
+        "INSERT INTO user_progress AS stored
+             (user_id, manga_id, generation, chapter, version, node, deleted, page, ahead)
+         SELECT * FROM {source}
+         ON CONFLICT (user_id, manga_id) DO UPDATE SET
+             generation = excluded.generation, chapter = excluded.chapter, version = excluded.version, node = excluded.node,
+             deleted = excluded.deleted, page = excluded.page, ahead = excluded.ahead
+         WHERE (excluded.generation, excluded.chapter, excluded.version, excluded.node,
+                excluded.deleted, coalesce(excluded.page, -1), excluded.ahead)
+             > (stored.generation, stored.chapter, stored.version, stored.node,
+                stored.deleted, coalesce(stored.page, -1), stored.ahead)"
+    )
+}
 
 /// The `at`-th update: a step forward of one of many users, who come in no order.
 fn update(at: u64) -> (UserId, ProgressRow) {
@@ -46,25 +55,33 @@ fn update(at: u64) -> (UserId, ProgressRow) {
     (UserId::from_bytes(id), ProgressRow { key, deleted: false, page: Some(Page(3)), ahead: false })
 }
 
-fn through_the_store(store: &PostgresStore, from: u64) -> Duration {
-    let batches: Vec<Batch> = (0..BATCHES_A_TURN)
+fn through_the_store(store: &PostgresStore, from: u64, batch_rows: u64, at_a_time: usize) -> Duration {
+    let batches: Vec<Batch> = (0..ROWS_A_TURN / batch_rows)
         .map(|number| {
-            let first = from + number * BATCH_ROWS;
+            let first = from + number * batch_rows;
             let mut rows = Rows::default();
-            for at in first..first + BATCH_ROWS {
+            for at in first..first + batch_rows {
                 let (user, row) = update(at);
                 let (manga, device, library, history) = (MangaId(1), None, None, None);
                 rows.add(&Record::Progress(ProgressRecord { user, manga, row, device, library, history }));
             }
-            let cursors = Lane::all().map(|lane| (lane, Lsn(first + BATCH_ROWS))).collect();
+            let cursors = Lane::all().map(|lane| (lane, Lsn(first + batch_rows))).collect();
             Batch { journal: JournalId([1; 16]), rows: rows.into(), parked: Vec::new(), cursors, now_unix_ms: 1 }
         })
         .collect();
     let began = Instant::now();
+    let mut under_way = std::collections::VecDeque::new();
+    let finish = |answer| {
+        let applied: storage::store::Applied = block_on(answer).expect("the store answers");
+        assert_eq!(applied.changed, batch_rows, "every row is news");
+    };
     for batch in batches {
-        let applied = block_on(store.apply(batch)).expect("the store answers");
-        assert_eq!(applied.changed, BATCH_ROWS, "every row is news");
+        if under_way.len() == at_a_time {
+            under_way.pop_front().map_or((), finish);
+        }
+        under_way.push_back(store.apply(batch));
     }
+    under_way.into_iter().for_each(finish);
     began.elapsed()
 }
 
@@ -94,20 +111,21 @@ fn columns(rows: &[(UserId, ProgressRow)]) -> Vec<Column> {
     ]
 }
 
-async fn bare(clients: &[Client; 2], from: u64) -> Duration {
-    let batches: Vec<[Vec<Column>; 2]> = (0..BATCHES_A_TURN)
-        .map(|number| {
-            let first = from + number * BATCH_ROWS;
-            let mut rows: Vec<_> = (first..first + BATCH_ROWS).map(update).collect();
-            rows.sort_unstable_by_key(|(user, _)| *user);
-            let (even, odd): (Vec<_>, Vec<_>) =
-                rows.into_iter().partition(|(user, _)| lane_of(*user).index().is_multiple_of(2));
-            [columns(&even), columns(&odd)]
-        })
+/// The rows of one batch, halved by lane.
+fn halves(first: u64, batch_rows: u64) -> [Vec<(UserId, ProgressRow)>; 2] {
+    let mut rows: Vec<_> = (first..first + batch_rows).map(update).collect();
+    rows.sort_unstable_by_key(|(user, _)| *user);
+    let (even, odd) = rows.into_iter().partition(|(user, _)| lane_of(*user).index().is_multiple_of(2));
+    [even, odd]
+}
+
+async fn bare(clients: &[Client; 2], from: u64, batch_rows: u64) -> Duration {
+    let batches: Vec<[Vec<Column>; 2]> = (0..ROWS_A_TURN / batch_rows)
+        .map(|number| halves(from + number * batch_rows, batch_rows).map(|rows| columns(&rows)))
         .collect();
     let statements = [
-        clients[0].prepare(PROGRESS).await.expect("a statement"),
-        clients[1].prepare(PROGRESS).await.expect("a statement"),
+        clients[0].prepare(&upsert(UNNEST)).await.expect("a statement"),
+        clients[1].prepare(&upsert(UNNEST)).await.expect("a statement"),
     ];
     let began = Instant::now();
     for batch in &batches {
@@ -117,7 +135,44 @@ async fn bare(clients: &[Client; 2], from: u64) -> Duration {
             clients[share].execute(&statements[share], &values).await.expect("it is stored")
         };
         let (even, odd) = tokio::join!(half(0), half(1));
-        assert_eq!(even + odd, BATCH_ROWS, "every row is news");
+        assert_eq!(even + odd, batch_rows, "every row is news");
+    }
+    began.elapsed()
+}
+
+const STAGE: &str = "
+    BEGIN;
+    CREATE TEMPORARY TABLE stage (user_id uuid, manga_id bigint, generation bigint, chapter integer, version bigint, node bigint,
+                                  deleted boolean, page bigint, ahead boolean) ON COMMIT DROP";
+const KINDS: [Type; 9] =
+    [Type::UUID, Type::INT8, Type::INT8, Type::INT4, Type::INT8, Type::INT8, Type::BOOL, Type::INT8, Type::BOOL];
+
+async fn copied(clients: &[Client; 2], from: u64, batch_rows: u64) -> Duration {
+    let batches: Vec<_> =
+        (0..ROWS_A_TURN / batch_rows).map(|number| halves(from + number * batch_rows, batch_rows)).collect();
+    let merge = upsert("stage");
+    let began = Instant::now();
+    for batch in &batches {
+        let half = async |share: usize| {
+            let client = &clients[share];
+            client.batch_execute(STAGE).await.expect("a table");
+            let sink = client.copy_in("COPY stage FROM STDIN (FORMAT binary)").await.expect("it copies");
+            let mut writer = std::pin::pin!(BinaryCopyInWriter::new(sink, &KINDS));
+            for (user, row) in &batch[share] {
+                let (id, page) = (Uuid::from_bytes(*user.as_bytes()), row.page.map(|page| i64::from(page.0)));
+                let (generation, version) = (row.key.generation.0 as i64, row.key.version.0 as i64);
+                let (chapter, node) = (row.key.chapter.hundredths() as i32, i64::from(row.key.node.0));
+                let values: [&(dyn ToSql + Sync); 9] =
+                    [&id, &1_i64, &generation, &chapter, &version, &node, &row.deleted, &page, &row.ahead];
+                writer.as_mut().write(&values).await.expect("a row");
+            }
+            writer.finish().await.expect("all rows");
+            let changed = client.execute_typed(&merge, &[]).await.expect("it is merged");
+            client.batch_execute("COMMIT").await.expect("it is stored");
+            changed
+        };
+        let (even, odd) = tokio::join!(half(0), half(1));
+        assert_eq!(even + odd, batch_rows, "every row is news");
     }
     began.elapsed()
 }
@@ -137,25 +192,28 @@ fn main() {
     let store = PostgresStore::open(&PostgresConfig::new(server.url()), 1).expect("a store");
     let tokio_loop = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a loop");
     let clients = tokio_loop.block_on(async { [connect(&server.url()).await, connect(&server.url()).await] });
-    let rows = BATCHES_A_TURN * BATCH_ROWS;
-    let mut ratios = Vec::new();
+    let asked = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
+    let batch_rows = asked.unwrap_or(BATCH_ROWS).clamp(2, ROWS_A_TURN);
+    let mut times: [Vec<f64>; 4] = Default::default();
     let mut from = 0;
     for turn in 0..=TURNS {
-        let ours = through_the_store(&store, from);
-        let theirs = tokio_loop.block_on(bare(&clients, from + rows));
-        from += 2 * rows;
-        // The first turn fills an empty table.
-        if turn > 0 {
-            let per_s = |time: Duration| rows as f64 / time.as_secs_f64();
-            println!("store {:>8.0} rows/s, bare loop {:>8.0} rows/s", per_s(ours), per_s(theirs));
-            ratios.push(theirs.as_secs_f64() / ours.as_secs_f64());
+        for (at, times) in times.iter_mut().enumerate() {
+            let took = match at {
+                0 | 1 => through_the_store(&store, from, batch_rows, 1 + at),
+                2 => tokio_loop.block_on(bare(&clients, from, batch_rows)),
+                _ => tokio_loop.block_on(copied(&clients, from, batch_rows)),
+            };
+            from += ROWS_A_TURN;
+            // The first turn fills an empty table.
+            if turn > 0 {
+                times.push((ROWS_A_TURN / batch_rows * batch_rows) as f64 / took.as_secs_f64());
+            }
         }
     }
-    ratios.sort_unstable_by(f64::total_cmp);
-    println!(
-        "the store's share of the bare loop: median {:.2}, {:.2} to {:.2}",
-        ratios[TURNS / 2],
-        ratios[0],
-        ratios[TURNS - 1]
-    );
+    let names = ["store", "store, two at a time", "bare UNNEST loop", "bare COPY + merge loop"];
+    println!("batches of {batch_rows} rows, {TURNS} turns: rows/s, median and range");
+    for (name, rates) in names.iter().zip(&mut times) {
+        rates.sort_unstable_by(f64::total_cmp);
+        println!("{name:<24} {:>8.0}   {:>8.0} to {:>8.0}", rates[TURNS / 2], rates[0], rates[TURNS - 1]);
+    }
 }

@@ -145,6 +145,11 @@ impl DataFolder {
         self.path.join("checkpoint")
     }
 
+    /// A checkpoint of the catalogue alone: large, and seldom another.
+    pub fn checkpoint_catalogue(&self) -> PathBuf {
+        self.path.join("checkpoint-catalogue")
+    }
+
     /// The signing secret of this folder, made (48 random bytes as 96 hex digits, 0600) when missing.
     pub fn secret(&self) -> Result<String, FolderError> {
         let path = self.path.join("secret");
@@ -182,7 +187,7 @@ fn refused(what: &'static str, path: &Path, source: io::Error) -> FolderError {
     }
 }
 
-fn take_lock(folder: &Path) -> Result<File, FolderError> {
+pub(crate) fn take_lock(folder: &Path) -> Result<File, FolderError> {
     let path = folder.join("lock");
     let mut lock = OpenOptions::new()
         .read(true)

@@ -7,7 +7,6 @@
 mod postgres_server;
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on as wait;
@@ -15,7 +14,7 @@ use hub::device::DeviceStamp;
 use hub::progress::ProgressRow;
 use hub::record::{ProgressRecord, Record};
 use hub::window::{Seen, Window};
-use postgres_server::{PostgresServer, as_server, give_to_server};
+use postgres_server::{Pooler, PostgresServer, give_to_server};
 use proto::{Chapter, DeviceId, DeviceSeq, MangaId, MergeKey, NodeId, UserId, Version};
 use storage::journal::{JournalId, LaneCursors, Lsn};
 use storage::lane::Lane;
@@ -87,9 +86,9 @@ fn migrating_twice_is_nothing_and_several_nodes_at_once_run_every_step_once() {
         let racers: Vec<_> = (0..4).map(|_| scope.spawn(|| open(&server.url()).unwrap())).collect();
         racers.into_iter().map(|racer| racer.join().unwrap()).collect()
     });
-    assert!(opened.iter().all(|store| store.store_id() == opened[0].store_id() && store.migrated().to == newest));
+    assert!(opened.iter().all(|store| store.store_id() == opened[0].store_id() && store.migrated().unwrap().to == newest));
     let before = server.dump();
-    assert_eq!(open(&server.url()).unwrap().migrated().from, newest);
+    assert_eq!(open(&server.url()).unwrap().migrated().unwrap().from, newest);
     assert_eq!(server.dump(), before);
 }
 
@@ -114,7 +113,7 @@ fn a_migration_that_fails_leaves_nothing_behind_and_says_why() {
     assert!(error.to_string().contains("already exists"), "{error}");
     assert_eq!(server.query("SELECT count(*) FROM schema_migrations"), ["1"]);
     server.query("DROP TABLE manga");
-    assert_eq!(open(&server.url()).unwrap().migrated().from, 1);
+    assert_eq!(open(&server.url()).unwrap().migrated().unwrap().from, 1);
 }
 
 #[test]
@@ -263,50 +262,6 @@ fn tls_trusts_whom_the_address_says() {
     ] {
         let error = encrypted(&refused).unwrap_err();
         assert!(error.to_lowercase().contains("certificate"), "{refused}: {error}");
-    }
-}
-
-/// PgBouncer in transaction mode, with fewer server connections than the store has.
-struct Pooler {
-    process: Child,
-    folder: tempfile::TempDir,
-    port: u16,
-}
-
-impl Pooler {
-    fn start(server: &PostgresServer) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let settings = format!(
-            "[databases]\npostgres = host={} port={} dbname=postgres user=mangahub\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 3\n\
-             logfile = {}\n",
-            server.folder().display(),
-            server.port(),
-            folder.path().join("log").display(),
-        );
-        let file = folder.path().join("pgbouncer.ini");
-        std::fs::write(&file, settings).unwrap();
-        give_to_server(folder.path());
-        let mut start = as_server(Path::new("/usr/sbin/pgbouncer"));
-        let process =
-            start.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        eventually("the pooler listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-        Self { process, folder, port }
-    }
-
-    fn url(&self) -> String {
-        format!("postgres://mangahub@127.0.0.1:{}/postgres", self.port)
-    }
-}
-
-impl Drop for Pooler {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-QUIT", &self.process.id().to_string()]).status();
-        let _ = self.process.wait();
-        if std::thread::panicking() {
-            eprintln!("{}", std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
-        }
     }
 }
 

@@ -7,6 +7,11 @@ mod frames;
 mod http;
 mod server;
 
+#[path = "../../storage/tests/support/postgres.rs"]
+pub(crate) mod postgres;
+#[path = "../../storage/tests/support/redis.rs"]
+pub(crate) mod redis;
+
 pub(crate) use account::{PASSWORD, Reader};
 pub(crate) use command::{Finished, mangahub, mangahub_through};
 pub(crate) use frames::{block_on, progress};

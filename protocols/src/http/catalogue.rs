@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hasher};
 use engine::{Fault, Query, View};
 use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderValue, StatusCode};
-use proto::MangaId;
+use proto::{Code, MangaId};
 
 use super::problem::Answer;
 use super::service::{Exchange, json, ok};
@@ -35,9 +35,12 @@ pub(crate) async fn one(exchange: &Exchange<'_>) -> Result<Answer, Fault> {
     let manga = exchange.series()?;
     let my_progress = match &exchange.grant {
         None => None,
-        Some(grant) => match exchange.shard.engine.query(grant, Query::Progress(manga)).await? {
-            View::Progress(state) => Some(state.as_ref().map(shapes::Progress::bare)),
-            other => return Err(exchange.odd(StatusCode::OK, &other)),
+        Some(grant) => match exchange.shard.engine.query(grant, Query::Progress(manga)).await {
+            Ok(View::Progress(state)) => Some(state.as_ref().map(shapes::Progress::bare)),
+            Ok(other) => return Err(exchange.odd(StatusCode::OK, &other)),
+            // The catalogue is here, whatever has become of the store; what is not known is left out.
+            Err(fault) if matches!(fault.code, Code::Unavailable | Code::Busy) => None,
+            Err(fault) => return Err(fault),
         },
     };
     let catalogue = exchange.shard.engine.catalogue();

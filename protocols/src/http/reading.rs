@@ -1,7 +1,7 @@
 //! Progress and library over HTTP. The path's series wins over the body's; everything else is the engine's to decide, and
 //! an answer here means that the change is durable.
 
-use engine::{Catalogue, Command, Done, Fault, Query, SetProgress, View};
+use engine::{Acked, Catalogue, Command, Done, Fault, Query, SetProgress, View, trace};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use proto::{ConflictToken, DeviceId, DeviceSeq, MangaId, Page, ReadingStatus};
 
@@ -38,13 +38,25 @@ pub(crate) async fn set_progress(exchange: &Exchange<'_>, mut body: Fields) -> R
     };
     let grant = exchange.grant()?;
     let mut answer = match exchange.shard.engine.command(grant, Command::SetProgress(update)).await? {
-        Done::Progress(acked) => ok(&shapes::Progress::acked(grant.user, &acked)),
+        Done::Progress(acked) => {
+            log_answered(exchange, &acked);
+            ok(&shapes::Progress::acked(grant.user, &acked))
+        }
         other => return Err(exchange.odd(StatusCode::OK, &other)),
     };
     if ack_database {
         answer.headers_mut().insert("preference-applied", HeaderValue::from_static("ack=database"));
     }
     Ok(answer)
+}
+
+/// The last that this door sees of an update that is followed, with the id that its request came with.
+fn log_answered(exchange: &Exchange<'_>, acked: &Acked) {
+    let version = acked.state.key.version;
+    if trace::follows(version) {
+        let request_id = exchange.request_id.to_str().unwrap_or_default();
+        tracing::info!(target: trace::TARGET, version = version.0, stage = "answered", door = "http", request_id);
+    }
 }
 
 /// Whether a preference is among those of the `Prefer` headers (RFC 7240, section 2).
@@ -178,10 +190,13 @@ mod tests {
     #[test]
     fn a_preference_is_found_among_others() {
         let headers = |values: &[&'static str]| {
-            let values = values.iter().map(|value| (http::HeaderName::from_static("prefer"), HeaderValue::from_static(value)));
+            let values =
+                values.iter().map(|value| (http::HeaderName::from_static("prefer"), HeaderValue::from_static(value)));
             values.collect::<HeaderMap>()
         };
-        for yes in [&["ack=database"][..], &["wait=10, ACK=\"database\""], &["respond-async", "x; a=b, ack = database; y=1"]] {
+        for yes in
+            [&["ack=database"][..], &["wait=10, ACK=\"database\""], &["respond-async", "x; a=b, ack = database; y=1"]]
+        {
             assert!(prefers(&headers(yes), "ack", "database"), "{yes:?}");
         }
         for no in [&[][..], &["ack"], &["ack=journal"], &["back=database"], &["wait=10; ack=database"]] {

@@ -123,7 +123,7 @@ pub(crate) struct SeriesPage<'a> {
 }
 
 impl<'a> SeriesPage<'a> {
-    /// `my_progress` is there for the signed-in: null when they have none.
+    /// `my_progress` is there for the signed-in: null when they have none, left out when nobody can say.
     pub(crate) fn of(series: &'a Series, my_progress: Option<Option<Progress>>) -> Self {
         Self {
             row: series.into(),

@@ -1,13 +1,12 @@
-//! The runner for Postgres: each step is a transaction under an advisory lock that ends with it, so two nodes that start at once
-//! run every step once, and a pooler in between keeps nothing.
+//! The runner for Postgres: each step is a transaction that begins by writing down that it is done. Whoever comes second waits for
+//! that row, so several nodes that start at once run every step once; no lock is needed that a pooler or a database that only
+//! speaks like Postgres may not have.
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use super::{Migrated, Migration, MigrationError};
-
-/// Nobody else's lock in the same database, as far as chance allows: "mangahub" in ASCII.
-const LOCK: i64 = i64::from_be_bytes(*b"mangahub");
 
 /// Brings a Postgres database to the newest of `migrations`.
 pub async fn run_postgres(
@@ -28,17 +27,15 @@ pub async fn run_postgres(
 
 /// The table of migrations, and the newest in it.
 async fn prepare(client: &mut Client) -> Result<u32, tokio_postgres::Error> {
-    let tx = client.transaction().await?;
-    tx.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})")).await?;
-    tx.batch_execute(
-        "CREATE TABLE IF NOT EXISTS schema_migrations (
+    let wanted = "CREATE TABLE IF NOT EXISTS schema_migrations (
              number integer NOT NULL PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, applied_at bigint NOT NULL
-         )",
-    )
-    .await?;
-    let from = newest(tx.client()).await?;
-    tx.commit().await?;
-    Ok(from)
+         )";
+    match client.batch_execute(wanted).await {
+        // Another node made it at the same moment; the second of two is told of an index of the system's.
+        Err(error) if matches!(error.code(), Some(&SqlState::UNIQUE_VIOLATION | &SqlState::DUPLICATE_TABLE)) => {}
+        made => made?,
+    }
+    newest(client).await
 }
 
 async fn newest(client: &Client) -> Result<u32, tokio_postgres::Error> {
@@ -49,30 +46,43 @@ async fn newest(client: &Client) -> Result<u32, tokio_postgres::Error> {
 async fn step(client: &mut Client, migration: &Migration, now_unix_ms: u64) -> Result<(), MigrationError> {
     let Migration { number, name, sql } = *migration;
     let failed = |error: tokio_postgres::Error| MigrationError::Failed { number, name, reason: reason(&error) };
-    let tx = client.transaction().await.map_err(failed)?;
-    tx.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})")).await.map_err(failed)?;
     let number_column = i32::try_from(number).unwrap_or(i32::MAX);
-    let select = "SELECT checksum FROM schema_migrations WHERE number = $1";
-    let found = tx.query_typed(select, &[(&number_column, Type::INT4)]).await.map_err(failed)?;
     let expected = migration.checksum();
-    if let Some(row) = found.first() {
-        let found: String = row.try_get(0).map_err(failed)?;
-        if found == expected {
-            return Ok(());
-        }
-        return Err(MigrationError::Edited { number, name: name.into(), found, expected });
+    if let Some(found) = checksum(client, number_column).await.map_err(failed)? {
+        return as_it_ran(migration, found, expected);
+    }
+    let tx = client.transaction().await.map_err(failed)?;
+    let insert = "INSERT INTO schema_migrations (number, name, checksum, applied_at) VALUES ($1, $2, $3, $4)
+                  ON CONFLICT (number) DO NOTHING";
+    let now = i64::try_from(now_unix_ms).unwrap_or(i64::MAX);
+    let values: &[(&(dyn tokio_postgres::types::ToSql + Sync), Type)] =
+        &[(&number_column, Type::INT4), (&name, Type::TEXT), (&expected, Type::TEXT), (&now, Type::INT8)];
+    if tx.execute_typed(insert, values).await.map_err(failed)? == 0 {
+        // Another node has done it while this one waited for the row.
+        tx.rollback().await.map_err(failed)?;
+        let found = checksum(client, number_column).await.map_err(failed)?;
+        return as_it_ran(migration, found.unwrap_or_default(), expected);
     }
     let later = newest(tx.client()).await.map_err(failed)?;
     if later > number {
         return Err(MigrationError::Gap { missing: number, later });
     }
     tx.batch_execute(sql).await.map_err(failed)?;
-    let insert = "INSERT INTO schema_migrations (number, name, checksum, applied_at) VALUES ($1, $2, $3, $4)";
-    let now = i64::try_from(now_unix_ms).unwrap_or(i64::MAX);
-    let values: &[(&(dyn tokio_postgres::types::ToSql + Sync), Type)] =
-        &[(&number_column, Type::INT4), (&name, Type::TEXT), (&expected, Type::TEXT), (&now, Type::INT8)];
-    tx.execute_typed(insert, values).await.map_err(failed)?;
     tx.commit().await.map_err(failed)
+}
+
+async fn checksum(client: &Client, number: i32) -> Result<Option<String>, tokio_postgres::Error> {
+    let select = "SELECT checksum FROM schema_migrations WHERE number = $1";
+    let row = client.query_typed_opt(select, &[(&number, Type::INT4)]).await?;
+    row.map(|row| row.try_get(0)).transpose()
+}
+
+fn as_it_ran(migration: &Migration, found: String, expected: String) -> Result<(), MigrationError> {
+    let Migration { number, name, .. } = *migration;
+    match found == expected {
+        true => Ok(()),
+        false => Err(MigrationError::Edited { number, name: name.into(), found, expected }),
+    }
 }
 
 /// What the database said, not only that it said something.

@@ -35,6 +35,12 @@ pub enum StoreError {
         /// What the store said.
         reason: String,
     },
+    /// The store is not the one that this server began with, or an older copy of it: stop before anything is written over it.
+    #[error("{reason}")]
+    Unfit {
+        /// What it is instead, and the way out.
+        reason: String,
+    },
     /// The stored data is not what this version writes: stop and look.
     #[error("the store holds something this version cannot read: {reason}")]
     Corrupt {

@@ -54,6 +54,11 @@ pub trait Store: Send + Sync + 'static {
     /// The store's own id, made with it.
     fn store_id(&self) -> StoreId;
 
+    /// Whether a server may have to start without it: what is needed for that is kept beside the journal.
+    fn may_be_away(&self) -> bool {
+        false
+    }
+
     // The journal's side.
 
     /// How far this store has applied the journal; the start for a journal it does not know.
@@ -149,8 +154,8 @@ pub trait Store: Send + Sync + 'static {
 
     // Looking after it.
 
-    /// A cheap question that only a working store answers.
-    fn ping(&self) -> Answer<()>;
+    /// A cheap question that only a working store answers: how many records are parked.
+    fn ping(&self) -> Answer<u64>;
 
     /// Puts the store at rest at the end of a run: what stands in logs beside it moves into its main file, so that the file
     /// alone is a whole copy, and no log is left that would be folded into another copy put in its place.
@@ -158,12 +163,30 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// Its bounded queues, as they are now.
+    fn queues(&self) -> Vec<QueueReading> {
+        Vec::new()
+    }
+
     /// Looks the whole store over; takes as long as reading it.
     fn check(&self) -> Answer<StoreCheck>;
 }
 
+/// One look at a bounded queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueueReading {
+    /// Which, as metrics name it.
+    pub queue: &'static str,
+    /// What waits in it or is under way.
+    pub waiting: usize,
+    /// How much may.
+    pub places: usize,
+    /// What was refused since the start, because it was full.
+    pub refused: u64,
+}
+
 /// The tables that a check counts.
-const TABLES: [&str; 13] = [
+pub(crate) const TABLES: [&str; 13] = [
     "users",
     "sessions",
     "refresh_tokens",

@@ -7,7 +7,7 @@ use proto::{SessionId, UserId};
 
 use super::{
     Account, Answer, Applied, Batch, HistoryAfter, HistoryPage, ImportReport, ImportRow, LoadedUser, NewSession,
-    NewUser, ParkedRecord, Purged, Revocation, RevokeAt, Role, Rotate, Rotation, Rows, SeedUser, SeriesRow, Session,
+    NewUser, ParkedRecord, Purged, QueueReading, Revocation, RevokeAt, Role, Rotate, Rotation, Rows, SeedUser, SeriesRow, Session,
     SharedStore, Store, StoreCheck, StoreError, TokenHash, UserKey,
 };
 use crate::journal::{JournalId, LaneCursors, StoreId};
@@ -53,6 +53,10 @@ macro_rules! pass_on {
 
             fn store_id(&self) -> StoreId { self.real.store_id() }
 
+            fn may_be_away(&self) -> bool { self.real.may_be_away() }
+
+            fn queues(&self) -> Vec<QueueReading> { self.real.queues() }
+
             fn apply(&self, batch: Batch) -> Answer<Applied> { self.seam.apply(&self.real, batch) }
 
             fn load_user(&self, user: UserId) -> Answer<Option<LoadedUser>> { self.seam.load_user(&self.real, user) }
@@ -93,7 +97,7 @@ pass_on! {
     seed_users(users: Vec<SeedUser>) -> u64;
     load_catalogue() -> Vec<SeriesRow>;
     import(rows: Vec<ImportRow>, now_unix_ms: u64) -> ImportReport;
-    ping() -> ();
+    ping() -> u64;
     rest() -> ();
     check() -> StoreCheck;
 }

@@ -200,6 +200,7 @@ impl Worker {
         }
         self.stats.reached(reached.lowest(), self.pending.last_unix_ms());
         if let Ended::Done = ended {
+            self.pending.log_followed();
             self.pending.clear();
         }
         ended
@@ -207,6 +208,6 @@ impl Worker {
 }
 
 /// Now, for what a person reads: lag, and when a record was parked.
-fn now_unix_ms() -> u64 {
+pub(crate) fn now_unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -28,7 +28,7 @@ impl PostgresServer {
         let folder = tempfile::Builder::new().prefix("mh-pg-").tempdir().unwrap();
         // Ownership comes along: the template belongs to the user that the server runs as.
         command("cp", &["-a", &format!("{}/.", template.display()), &shown(folder.path())]);
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut server = Self { process: None, folder, port, settings: Vec::new() };
         server.go_up();
         server
@@ -52,6 +52,18 @@ impl PostgresServer {
             assert!(ended.is_none() && Instant::now() < deadline, "postgres does not start:\n{}", log());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Starts it where nobody looks for it, changes something, and starts it again where it belongs: clients that are waiting find
+    /// it changed.
+    pub(crate) fn go_up_with(&mut self, sql: &str) {
+        self.go_down();
+        let own = std::mem::replace(&mut self.port, free_port());
+        self.go_up();
+        self.query(sql);
+        self.go_down();
+        self.port = own;
+        self.go_up();
     }
 
     /// Further settings for the next start.
@@ -136,6 +148,56 @@ impl Drop for PostgresServer {
     }
 }
 
+/// PgBouncer in transaction mode in front of a server, with fewer server connections than a store has.
+pub(crate) struct Pooler {
+    process: Child,
+    folder: tempfile::TempDir,
+    port: u16,
+}
+
+impl Pooler {
+    /// Starts one.
+    pub(crate) fn start(server: &PostgresServer) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let settings = format!(
+            "[databases]\npostgres = host={} port={} dbname=postgres user={USER}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 3\n\
+             server_login_retry = 1\nlogfile = {}\n",
+            server.folder().display(),
+            server.port(),
+            folder.path().join("log").display(),
+        );
+        let file = folder.path().join("pgbouncer.ini");
+        fs::write(&file, settings).unwrap();
+        give_to_server(folder.path());
+        let mut start = as_server(Path::new("/usr/sbin/pgbouncer"));
+        let process =
+            start.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < deadline, "the pooler does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self { process, folder, port }
+    }
+
+    /// Its address.
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://{USER}@127.0.0.1:{}/postgres", self.port)
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-QUIT", &self.process.id().to_string()]).status();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
+        }
+    }
+}
+
 /// A command that runs as the user that may run a database, and ends when this thread does.
 pub(crate) fn as_server(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
@@ -155,6 +217,10 @@ pub(crate) fn give_to_server(path: &Path) {
         let user = if succeeds("id", &["-u", "postgres"]) { "postgres" } else { "nobody" };
         command("chown", &["-R", &format!("{user}:{}", group_of(user)), &shown(path)]);
     }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn is_root() -> bool {

@@ -85,6 +85,10 @@ async fn store_share(links: &Links, batch: &Batch, share: usize) -> Result<Appli
         tables.store(client, Some(links.begin()), async |client| end(client).await).await.map_err(Failure::committing)
     })
     .await
+    .inspect(|_| {
+        let mine = batch.cursors.iter().filter(|(lane, _)| share_of(*lane) == share);
+        links.identity().saw(batch.journal, mine.copied());
+    })
 }
 
 /// Applies rows inside of a transaction that somebody else began and will commit.
@@ -283,11 +287,11 @@ pub(super) async fn journals(client: &Client) -> Result<Vec<(JournalId, LaneCurs
 pub(super) async fn adopt(links: &Links, journal: JournalId, cursors: LaneCursors) -> Result<(), StoreError> {
     let lanes: Vec<i16> = Lane::all().map(|lane| lane.as_byte().into()).collect();
     let lsns = Lane::all().map(|lane| int(cursors.get(lane).0)).collect::<Result<Vec<i64>, _>>();
-    let (journal, lsns) = (Uuid::from_bytes(journal.0), lsns.map_err(Failure::into_error)?);
+    let (id, lsns) = (Uuid::from_bytes(journal.0), lsns.map_err(Failure::into_error)?);
     let sql =
         "INSERT INTO journal_cursor (journal_id, lane, lsn) SELECT $1, * FROM UNNEST($2::smallint[], $3::bigint[])
                ON CONFLICT (journal_id, lane) DO UPDATE SET lsn = excluded.lsn";
-    links
-        .write(Redo::Harmless, async |client| execute(client, sql, params![journal, lanes, lsns]).await.map(drop))
-        .await
+    links.write(Redo::Harmless, async |client| execute(client, sql, params![id, lanes, lsns]).await.map(drop)).await?;
+    links.identity().adopted(journal, cursors);
+    Ok(())
 }

@@ -2,7 +2,7 @@
 //! old is gone, with pauses that double while the database is away. A connection whose state is not known (a request that timed
 //! out, panicked or broke off in a transaction) is closed, never used again.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use tokio_postgres::Client;
 
 use super::address::Address;
 use super::failure::{Failure, away};
+use super::identity::Identity;
 use super::statement::run;
 use super::tls::Tls;
 use crate::store::StoreError;
@@ -40,7 +41,7 @@ pub(super) struct Connector {
     /// How long a request may take on its connection.
     request_max: Duration,
     absence: RefCell<Option<Absence>>,
-    made: Cell<u64>,
+    identity: Identity,
 }
 
 /// Since the database could not be reached: when to try next.
@@ -50,36 +51,60 @@ struct Absence {
     reason: String,
 }
 
+/// Why a connection was not made.
+pub(super) struct Unreached {
+    pub(super) reason: String,
+    /// Nobody was there, or not ready; the opposite is to be turned away (a wrong password, a certificate that nobody trusts).
+    pub(super) is_away: bool,
+}
+
 impl Connector {
-    pub(super) fn new(address: Address, tls: Tls, request_max: Duration) -> Self {
-        Self { address, tls, request_max, absence: RefCell::new(None), made: Cell::new(0) }
+    pub(super) fn new(address: Address, tls: Tls, request_max: Duration, identity: Identity) -> Self {
+        Self { address, tls, request_max, absence: RefCell::new(None), identity }
     }
 
-    /// A new connection, unless the last attempt failed a moment ago.
+    /// Where the database is, for a person.
+    pub(super) fn shown(&self) -> String {
+        self.address.shown()
+    }
+
+    /// What is known of the database.
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// A new connection to the database that this server began with, unless the last attempt failed a moment ago.
     pub(super) async fn connect(&self) -> Result<Client, StoreError> {
+        self.identity.admits()?;
         if let Some(absence) = &*self.absence.borrow() {
             let retry_after = absence.until.saturating_duration_since(Instant::now());
             if !retry_after.is_zero() {
                 return Err(StoreError::Unavailable { reason: absence.reason.clone(), retry_after });
             }
         }
-        match self.attempt().await {
-            Ok(client) => {
-                if self.absence.take().is_some() {
-                    tracing::info!(database = self.address.shown(), "the database answers again");
-                }
-                self.made.set(self.made.get() + 1);
-                Ok(client)
-            }
-            Err(reason) => Err(self.noted(reason)),
+        let mut client = self.attempt().await.map_err(|unreached| self.noted(unreached.reason))?;
+        let place = self.address.shown();
+        let checking = self.identity.check(&mut client, &place, crate::writer::now_unix_ms());
+        match timeout(self.request_max, checking).await {
+            Ok(Ok(())) => {}
+            Ok(Err(StoreError::Unavailable { reason, .. })) => return Err(self.noted(reason)),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(self.noted("it does not say which database it is".to_owned())),
         }
+        if self.absence.take().is_some() {
+            tracing::info!(database = place, "the database answers again");
+        }
+        Ok(client)
     }
 
-    async fn attempt(&self) -> Result<Client, String> {
+    /// A new connection, whatever it is to.
+    pub(super) async fn attempt(&self) -> Result<Client, Unreached> {
         let connecting = self.address.config.connect(self.tls.clone());
         // The driver's own limit is for each address and without the greeting.
-        let made = timeout(self.request_max, connecting).await.map_err(|_| "connecting took too long".to_owned())?;
-        let (client, connection) = made.map_err(|error| said(&error))?;
+        let late = |_| Unreached { reason: "connecting took too long".to_owned(), is_away: true };
+        let made = timeout(self.request_max, connecting).await.map_err(late)?;
+        let (client, connection) =
+            made.map_err(|error| Unreached { reason: said(&error), is_away: is_away(&error) })?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to the database ended");
@@ -100,6 +125,17 @@ impl Connector {
         *absence = Some(Absence { until: Instant::now() + retry_after, pause, reason: reason.clone() });
         StoreError::Unavailable { reason, retry_after }
     }
+}
+
+/// Whether a connection failed because nobody answers, or not yet.
+fn is_away(error: &tokio_postgres::Error) -> bool {
+    if let Some(said) = error.as_db_error() {
+        // Shutting down or starting up, too many connections, a pooler without its server.
+        return matches!(&said.code().code()[..2], "57" | "53" | "08");
+    }
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    // What does not speak, or speaks with a certificate that nobody trusts, is somebody.
+    error.is_closed() || source.is_some_and(|source| source.kind() != std::io::ErrorKind::InvalidData)
 }
 
 /// What went wrong, with its cause: the driver's own text says only where.
@@ -139,6 +175,7 @@ impl Link {
         let mut idle = self.idle.lock().await;
         let (mut conflicts, mut losses) = (0, 0);
         loop {
+            self.connector.identity.admits()?;
             // Out of the slot while it is used: whatever ends this future early ends the connection too.
             let client = match idle.take().filter(|client| !client.is_closed()) {
                 Some(client) => client,
@@ -184,6 +221,7 @@ impl SharedLink {
     }
 
     async fn client(&self) -> Result<Rc<Client>, StoreError> {
+        self.connector.identity.admits()?;
         let mut current = self.current.lock().await;
         if let Some(client) = current.as_ref().filter(|client| !client.is_closed()) {
             return Ok(client.clone());

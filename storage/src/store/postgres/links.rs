@@ -7,6 +7,7 @@ use std::rc::Rc;
 use tokio_postgres::Client;
 
 use super::failure::Failure;
+use super::identity::Identity;
 use super::link::{Connector, Link, Redo, SharedLink, transaction};
 use crate::store::StoreError;
 
@@ -22,12 +23,11 @@ pub(super) struct Links {
     accounts: [Link; ACCOUNT_LINKS],
     reads: [SharedLink; READ_LINKS],
     next: Cell<usize>,
-    begin: &'static str,
 }
 
 impl Links {
-    /// No connection yet: each is made when it is needed. `begin` begins a transaction that writes.
-    pub(super) fn new(connector: Connector, begin: &'static str) -> Self {
+    /// No connection yet: each is made when it is needed.
+    pub(super) fn new(connector: Connector) -> Self {
         let connector = Rc::new(connector);
         Self {
             batch: std::array::from_fn(|_| Link::new(&connector)),
@@ -35,13 +35,17 @@ impl Links {
             reads: std::array::from_fn(|_| SharedLink::new(&connector)),
             next: Cell::new(0),
             connector,
-            begin,
         }
     }
 
     /// How a transaction that writes begins.
     pub(super) fn begin(&self) -> &'static str {
-        self.begin
+        self.connector.identity().begin()
+    }
+
+    /// What is known of the database.
+    pub(super) fn identity(&self) -> &Identity {
+        self.connector.identity()
     }
 
     /// The connection of a share of the lanes.
@@ -61,7 +65,8 @@ impl Links {
         work: impl AsyncFn(&Client) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
         let link = &self.accounts[self.turn() % ACCOUNT_LINKS];
-        link.alone(redo, async |client| transaction(client, self.begin, async |client| work(client).await).await).await
+        link.alone(redo, async |client| transaction(client, self.begin(), async |client| work(client).await).await)
+            .await
     }
 
     /// A read: everything it sends, it sends before it waits.

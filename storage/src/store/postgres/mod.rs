@@ -8,7 +8,9 @@ mod address;
 mod apply;
 mod check;
 mod columns;
+pub(crate) mod copy;
 mod failure;
+mod identity;
 mod link;
 mod links;
 mod load;
@@ -25,17 +27,20 @@ use tokio_postgres::Client;
 
 use self::address::Address;
 use self::failure::Failure;
-use self::link::{Connector, Redo, transaction};
+pub use self::identity::Awaited;
+use self::identity::Identity;
+use self::link::{Connector, Redo, Unreached, transaction};
 use self::links::Links;
 use self::statement::{column, execute, first, params, run};
 use self::thread::{Kind, StoreThread};
 use self::tls::Tls;
 use super::{
     Account, Answer, Applied, Batch, HistoryAfter, HistoryPage, ImportReport, ImportRow, LoadedUser, NewSession,
-    NewUser, ParkedRecord, Purged, Revocation, RevokeAt, Role, Rotate, Rotation, Rows, SeedUser, SeriesRow, Session,
+    NewUser, ParkedRecord, Purged, QueueReading, Revocation, RevokeAt, Role, Rotate, Rotation, Rows, SeedUser, SeriesRow, Session,
     Store, StoreCheck, StoreError, TokenHash, UserKey,
 };
 use crate::journal::{JournalId, LaneCursors, StoreId};
+use crate::lane::Lane;
 use crate::migrations::{self, Migrated, MigrationError};
 
 /// How long looking the whole database over may take.
@@ -81,10 +86,16 @@ pub enum OpenError {
     /// TLS cannot be set up.
     #[error("TLS to the database cannot be set up: {0}")]
     Tls(String),
+    /// Nobody answers there, or not yet.
+    #[error("the database cannot be reached ({0})")]
+    Away(String),
+    /// Somebody answers, and does not let us in.
+    #[error("the database turns us away ({0})")]
+    TurnedAway(String),
     /// The schema is not one this version can use.
     #[error(transparent)]
     Migration(#[from] MigrationError),
-    /// The database could not be reached or read.
+    /// The database could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Its thread could not be started.
@@ -96,14 +107,8 @@ pub enum OpenError {
 pub struct PostgresStore {
     thread: StoreThread,
     store_id: StoreId,
-    migrated: Migrated,
+    migrated: Option<Migrated>,
     place: String,
-}
-
-/// What opening found.
-struct Opened {
-    store_id: StoreId,
-    migrated: Migrated,
 }
 
 impl PostgresStore {
@@ -114,21 +119,54 @@ impl PostgresStore {
         let place = address.shown();
         let request_max = config.request_max;
         let open = async move || {
-            let connector = Connector::new(address, tls, request_max);
-            let mut client = connector.connect().await?;
+            let connector = Connector::new(address, tls, request_max, Identity::default());
+            let shown = connector.shown();
+            let unreached = |Unreached { reason, is_away }| match is_away {
+                true => OpenError::Away(format!("{shown}: {reason}")),
+                false => OpenError::TurnedAway(format!("{shown}: {reason}")),
+            };
+            let mut client = connector.attempt().await.map_err(unreached)?;
+            // A pooler answers although its server is away.
+            if let Err(Failure::Lost(reason)) = run(&client, "SELECT 1").await {
+                return Err(OpenError::Away(format!("{shown}: {reason}")));
+            }
             let migrated = migrations::run_postgres(&mut client, migrations::POSTGRES, now_unix_ms).await?;
             let store_id = store_id(&client).await.map_err(Failure::into_error)?;
             let begin = how_to_begin(&client).await.map_err(Failure::into_error)?;
-            Ok::<_, OpenError>((Links::new(connector, begin), Opened { store_id, migrated }))
+            connector.identity().is(store_id, begin);
+            Ok((Links::new(connector), (store_id, migrated)))
         };
-        let (thread, opened) = StoreThread::start(config.queue_max, open)?;
-        let Opened { store_id, migrated } = opened;
-        Ok(Self { thread, store_id, migrated, place })
+        let (thread, (store_id, migrated)) = StoreThread::start(config.queue_max, open)?;
+        Ok(Self { thread, store_id, migrated: Some(migrated), place })
     }
 
-    /// What opening did to the schema.
-    pub fn migrated(&self) -> Migrated {
+    /// What opening did to the schema; nothing is known of a database that was away.
+    pub fn migrated(&self) -> Option<Migrated> {
         self.migrated
+    }
+
+    /// The store while its database is away: every request is `Unavailable` until the database is back and is found to be the
+    /// one that [`Self::expect`] describes. One that is not is [`StoreError::Unfit`], for good.
+    pub fn awaited(config: &PostgresConfig, store_id: StoreId) -> Result<Self, OpenError> {
+        let address = Address::parse(&config.url)?;
+        let tls = Tls::new(&address.trust)?;
+        let place = address.shown();
+        let request_max = config.request_max;
+        let open = async move || {
+            let connector = Connector::new(address, tls, request_max, Identity::awaited(store_id));
+            Ok::<_, OpenError>((Links::new(connector), ()))
+        };
+        let (thread, ()) = StoreThread::start(config.queue_max, open)?;
+        Ok(Self { thread, store_id, migrated: None, place })
+    }
+
+    /// Says what a database that is away must answer when it is back; until then it is not even asked. Blocks for a moment.
+    pub fn expect(&self, awaited: Awaited) -> Result<(), StoreError> {
+        let told = self.thread.submit(Kind::Account, async move |links: &Links| {
+            links.identity().expect(awaited);
+            Ok(())
+        });
+        futures_executor::block_on(told)
     }
 
     fn read<T, F>(&self, work: F) -> Answer<T>
@@ -164,13 +202,16 @@ async fn store_id(client: &Client) -> Result<StoreId, Failure> {
 /// do not wait for the disk, ours ask for it, one by one.
 async fn how_to_begin(client: &Client) -> Result<&'static str, Failure> {
     let waits =
-        first(client, "SELECT current_setting('synchronous_commit'), current_setting('fsync')", params![]).await?;
+        first(client, "SELECT current_setting('synchronous_commit', true), current_setting('fsync', true)", params![])
+            .await?;
     let row = waits.ok_or_else(|| statement::odd("no settings"))?;
-    if column::<String>(&row, 1)? == "off" {
+    // A database that only speaks like Postgres may not know these.
+    let is_off = |at| Ok::<_, Failure>(column::<Option<String>>(&row, at)?.is_some_and(|setting| setting == "off"));
+    if is_off(1)? {
         tracing::warn!("the database runs with fsync=off: a crash of its machine may lose what the journal has let go");
     }
     let asks = "BEGIN; SET LOCAL synchronous_commit = on";
-    Ok(if column::<String>(&row, 0)? == "off" { asks } else { "BEGIN" })
+    Ok(if is_off(0)? { asks } else { "BEGIN" })
 }
 
 impl Store for PostgresStore {
@@ -186,10 +227,17 @@ impl Store for PostgresStore {
         self.store_id
     }
 
+    fn may_be_away(&self) -> bool {
+        true
+    }
+
     fn cursors(&self, journal: JournalId) -> Answer<LaneCursors> {
-        self.read(async move |client| {
-            let all = apply::journals(client).await?;
-            Ok(all.into_iter().find(|(id, _)| *id == journal).map_or(LaneCursors::START, |(_, cursors)| cursors))
+        self.thread.submit(Kind::Read, async move |links: &Links| {
+            let all = links.read(async |client| apply::journals(client).await).await?;
+            let found = all.into_iter().find(|(id, _)| *id == journal);
+            let cursors = found.map_or(LaneCursors::START, |(_, cursors)| cursors);
+            links.identity().saw(journal, Lane::all().map(|lane| (lane, cursors.get(lane))));
+            Ok(cursors)
         })
     }
 
@@ -305,8 +353,15 @@ impl Store for PostgresStore {
         self.write(Kind::Bulk, Redo::Never, async move |client| series::import(client, rows.clone(), now_unix_ms).await)
     }
 
-    fn ping(&self) -> Answer<()> {
-        self.read(async move |client| run(client, "SELECT 1").await)
+    fn ping(&self) -> Answer<u64> {
+        self.read(async move |client| {
+            let row = first(client, "SELECT count(*) FROM parked_records", params![]).await?;
+            statement::number(&row.ok_or_else(|| statement::odd("no count"))?, 0)
+        })
+    }
+
+    fn queues(&self) -> Vec<QueueReading> {
+        self.thread.queues()
     }
 
     fn check(&self) -> Answer<StoreCheck> {

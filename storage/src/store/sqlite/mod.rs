@@ -5,6 +5,7 @@ mod accounts;
 mod apply;
 mod check;
 mod connection;
+pub(crate) mod copy;
 mod load;
 mod series;
 mod sessions;
@@ -18,7 +19,7 @@ use proto::{SessionId, UserId, Version};
 use self::connection::Purpose;
 use super::{
     Account, Answer, Applied, Batch, HistoryAfter, HistoryPage, ImportReport, ImportRow, LoadedUser, NewSession,
-    NewUser, ParkedRecord, Purged, Revocation, RevokeAt, Role, Rotate, Rotation, Rows, SeedUser, SeriesRow, Session,
+    NewUser, ParkedRecord, Purged, QueueReading, Revocation, RevokeAt, Role, Rotate, Rotation, Rows, SeedUser, SeriesRow, Session,
     Store, StoreCheck, StoreError, TokenHash, UserKey,
 };
 use crate::journal::{JournalId, LaneCursors, StoreId};
@@ -228,8 +229,11 @@ impl Store for SqliteStore {
         self.writer.bulk(move |conn| series::import(conn, rows, now_unix_ms))
     }
 
-    fn ping(&self) -> Answer<()> {
-        self.readers.read(|conn| conn.query_row("SELECT 1", [], |_| Ok(())).map_err(connection::refusal))
+    fn ping(&self) -> Answer<u64> {
+        self.readers.read(|conn| {
+            let counted = conn.query_row("SELECT count(*) FROM parked_records", [], |row| row.get(0));
+            counted.map_err(connection::refusal)
+        })
     }
 
     fn rest(&self) -> Answer<()> {
@@ -238,6 +242,12 @@ impl Store for SqliteStore {
         // query_only).
         let fold = "PRAGMA wal_checkpoint(TRUNCATE)";
         self.readers.read(move |conn| conn.query_row(fold, [], |_| Ok(())).map_err(connection::refusal))
+    }
+
+    fn queues(&self) -> Vec<QueueReading> {
+        let mut queues = self.writer.queues();
+        queues.push(self.readers.queue());
+        queues
     }
 
     fn check(&self) -> Answer<StoreCheck> {

@@ -1,0 +1,91 @@
+//! What may be acknowledged only when the database has it: an update that asks for that, or all of them.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{acknowledged, over, wait_for};
+use crate::support::postgres::PostgresServer;
+use crate::support::{Reader, block_on, eventually, progress};
+
+#[test]
+fn an_update_that_wants_the_database_is_acknowledged_when_that_has_it_and_not_before() {
+    let mut postgres = PostgresServer::start();
+    let server = over(&postgres.url()).start();
+    let reader = Reader::register(&server, "reader");
+    let manga = reader.series(&server, "berserk");
+    let other = reader.series(&server, "one-piece");
+    let wanting = |chapter: u32| {
+        let put = server.request("PUT", &format!("/api/progress/{manga}")).bearer(&reader.token);
+        put.header("prefer", "ack=database").json(&json!({"chapter": chapter}))
+    };
+    let stored = |postgres: &PostgresServer| {
+        postgres.query(&format!("SELECT chapter FROM user_progress WHERE manga_id = {manga}"))
+    };
+    let answer = wanting(1).send().expect(200);
+    assert_eq!(answer.header("preference-applied"), Some("ack=database"));
+    assert_eq!(stored(&postgres), ["100"]);
+    let answer = reader.put_progress(&server, other, &json!({"chapter": 1})).expect(200);
+    assert_eq!(answer.header("preference-applied"), None);
+
+    block_on(async {
+        let mut phone = reader.on_frames(&server, 1).await;
+        postgres.go_down();
+        let in_the_journal = |chapter: u32| {
+            eventually("the update is in the journal", || {
+                (reader.progress(&server, manga)["chapter"] == json!(chapter)).then_some(())
+            });
+        };
+        // Readable, but not acknowledged to who wants more.
+        let request = wanting(2);
+        let on_http = std::thread::spawn(move || request.send());
+        in_the_journal(2);
+        let mut wanted = progress(manga, 3, None);
+        wanted.ack_database = true;
+        phone.set_progress(&wanted, 3).expect("the window is open");
+        phone.flush().await.expect("it is sent");
+        in_the_journal(3);
+        // One that asks for the journal alone is not held up by those.
+        reader.put_progress(&server, other, &json!({"chapter": 2})).expect(200);
+        wait_for(&server, "degraded", "down");
+        assert!(!on_http.is_finished(), "the database does not have it");
+        let early = tokio::time::timeout(Duration::from_millis(200), acknowledged(&mut phone)).await;
+        assert!(early.is_err(), "the database does not have it");
+        postgres.go_up();
+        acknowledged(&mut phone).await;
+        assert_eq!(stored(&postgres), ["300"]);
+        on_http.join().unwrap().expect(200);
+    });
+}
+
+#[test]
+fn a_server_may_acknowledge_everything_only_when_the_database_has_it() {
+    let mut postgres = PostgresServer::start();
+    let server = over(&postgres.url()).set("progress.ack", "database").start();
+    let reader = Reader::register(&server, "reader");
+    let manga = reader.series(&server, "berserk");
+    reader.put_progress(&server, manga, &json!({"chapter": 1})).expect(200);
+    assert_eq!(postgres.query("SELECT chapter FROM user_progress"), ["100"]);
+    postgres.go_down();
+    let path = format!("/api/library/{manga}");
+    std::thread::scope(|scope| {
+        let update = scope.spawn(|| reader.put_progress(&server, manga, &json!({"chapter": 2})));
+        eventually("the update is in the journal", || {
+            (reader.progress(&server, manga)["chapter"] == json!(2)).then_some(())
+        });
+        let status = scope.spawn(|| {
+            let patch = server.request("PATCH", &path).bearer(&reader.token);
+            patch.json(&json!({"status": "dropped"})).send()
+        });
+        eventually("the status is in the journal", || {
+            (reader.progress(&server, manga)["status"] == json!("dropped")).then_some(())
+        });
+        wait_for(&server, "degraded", "down");
+        assert!(!update.is_finished() && !status.is_finished(), "the database has neither");
+        postgres.go_up();
+        update.join().unwrap().expect(200);
+        status.join().unwrap().expect(200);
+    });
+    assert_eq!(postgres.query("SELECT chapter FROM user_progress"), ["200"]);
+    assert_eq!(postgres.query("SELECT status FROM user_library").len(), 1);
+}

@@ -1,0 +1,234 @@
+//! A database that dies under load, is away at the start, stays away for longer than the journal has room, comes back, or comes
+//! back as another one.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use serde_json::json;
+
+use super::{UNSOUND, expect_later, health, offline, over, read, wait_for};
+use crate::support::postgres::PostgresServer;
+use crate::support::{Launch, PASSWORD, Reader, Server, eventually};
+
+#[test]
+fn a_database_that_dies_under_load_holds_up_nobody_who_is_in_memory() {
+    let mut postgres = PostgresServer::start();
+    let server = over(&postgres.url()).start();
+    let readers: Vec<Reader> = ["one", "two"].iter().map(|name| Reader::register(&server, name)).collect();
+    // Signed in, and never loaded.
+    let stranger = Reader::register(&server, "stranger");
+    let series = ["berserk", "one-piece"].map(|slug| readers[0].series(&server, slug));
+    let (done, acknowledged) = (AtomicBool::new(false), [const { AtomicU32::new(0) }; 2]);
+    let past = |number: u32| {
+        eventually("updates are acknowledged", || {
+            acknowledged.iter().all(|page| page.load(Ordering::SeqCst) >= number).then_some(())
+        });
+        acknowledged.iter().map(|page| page.load(Ordering::SeqCst)).max().unwrap()
+    };
+    std::thread::scope(|scope| {
+        for (at, reader) in readers.iter().enumerate() {
+            let (server, done, acknowledged) = (&server, &done, &acknowledged[at]);
+            scope.spawn(move || {
+                for number in 1.. {
+                    let page = json!({"chapter": 1, "page": number});
+                    reader.put_progress(server, series[at], &page).expect(200);
+                    assert_eq!(reader.progress(server, series[at])["page"], json!(number));
+                    acknowledged.store(number, Ordering::SeqCst);
+                    if done.load(Ordering::SeqCst) {
+                        break;
+                    }
+                }
+            });
+        }
+        // Ends the load however this ends.
+        let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let before = past(20);
+            postgres.go_down();
+            let during = past(before + 20);
+            wait_for(&server, "degraded", "down");
+            expect_later(read(&server, &stranger, series[0]));
+            expect_later(stranger.put_progress(&server, series[0], &json!({"chapter": 1})));
+            let body = json!({"username": "stranger", "password": PASSWORD});
+            expect_later(server.request("POST", "/auth/login").json(&body).send());
+            let after = past(during + 20);
+            postgres.go_up();
+            wait_for(&server, "ready", "healthy");
+            past(after + 20);
+        }));
+        done.store(true, Ordering::SeqCst);
+        if let Err(panic) = end {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    server.cli(&["db", "drain"]).done();
+    for (at, page) in acknowledged.iter().enumerate() {
+        let stored = format!("SELECT page FROM user_progress WHERE manga_id = {}", series[at]);
+        assert_eq!(postgres.query(&stored), [page.load(Ordering::SeqCst).to_string()]);
+    }
+    read(&server, &stranger, series[0]).expect(404);
+    stranger.put_progress(&server, series[0], &json!({"chapter": 2})).expect(200);
+}
+
+#[test]
+fn a_server_starts_without_its_database_and_loses_nothing() {
+    let mut postgres = PostgresServer::start();
+    let server = over(&postgres.url()).start();
+    let (reader, revoked) = (Reader::register(&server, "reader"), Reader::register(&server, "revoked"));
+    let manga = reader.series(&server, "berserk");
+    reader.put_progress(&server, manga, &json!({"chapter": 12})).expect(200);
+    server.request("POST", "/auth/revoke").json(&json!({"refresh_token": revoked.refresh_token})).send().expect(200);
+    let server = server.stop().1.start();
+    reader.put_progress(&server, manga, &json!({"chapter": 13})).expect(200);
+    postgres.go_down();
+    reader.put_progress(&server, manga, &json!({"chapter": 14})).expect(200);
+
+    let launch = server.kill();
+    let drained = offline(&launch, &postgres.url(), &["db", "drain", "--timeout=0"]);
+    assert!(drained.code() == 1 && drained.stdout.contains("is it available?"), "{drained:#?}");
+    // Twice, because what the first such start leaves must be enough for the second.
+    let mut server = launch.start();
+    for _ in 0..2 {
+        assert!(server.banner().contains("(away)"), "{}", server.banner());
+        wait_for(&server, "degraded", "down");
+        assert_eq!(reader.series(&server, "berserk"), manga, "the catalogue is there");
+        expect_later(read(&server, &reader, manga));
+        // Rules are not evaluated on what the journal alone has.
+        expect_later(reader.put_progress(&server, manga, &json!({"chapter": 15})));
+        read(&server, &revoked, manga).expect(401);
+        server = server.kill().start();
+    }
+    postgres.go_up();
+    wait_for(&server, "ready", "healthy");
+    assert_eq!(reader.progress(&server, manga)["chapter"], json!(14));
+    reader.put_progress(&server, manga, &json!({"chapter": 15})).expect(200);
+    server.cli(&["db", "drain"]).done();
+    assert_eq!(postgres.query("SELECT chapter FROM user_progress"), ["1500"]);
+    let (status, launch) = server.stop();
+    assert!(status.success(), "{status}: {}", launch.stderr());
+}
+
+#[test]
+fn a_first_start_without_the_database_is_refused_and_so_is_one_that_is_turned_away() {
+    let mut postgres = PostgresServer::start();
+    let url = postgres.url();
+    postgres.go_down();
+    let launch = over(&url);
+    let refused = launch.refused();
+    assert_eq!(refused.code(), UNSOUND, "{refused:#?}");
+    assert!(refused.stderr.contains("has never run with its database"), "{}", refused.stderr);
+    postgres.go_up();
+    let (status, launch) = launch.start().stop();
+    assert!(status.success(), "{status}: {}", launch.stderr());
+    // A database that answers is not away, whatever it answers.
+    let refused = launch.variable("DATABASE_URL", &url.replace("/postgres", "/nobody")).refused();
+    assert_eq!(refused.code(), UNSOUND, "{refused:#?}");
+    assert!(refused.stderr.contains("turns us away"), "{}", refused.stderr);
+}
+
+/// The server ends by itself, says what it found, and has written nothing.
+#[track_caller]
+fn ends(postgres: &PostgresServer, mut server: Server, before: &str, words: &[&str]) -> Launch {
+    let status = server.wait();
+    assert_eq!(status.code(), Some(UNSOUND), "{}", server.launch().stderr());
+    let launch = server.kill();
+    for word in words {
+        assert!(launch.stderr().contains(word), "no {word:?} in: {}", launch.stderr());
+    }
+    assert_eq!(postgres.dump(), before, "what does not fit is not written to");
+    launch
+}
+
+#[test]
+fn a_database_that_comes_back_as_another_one_stops_the_server_and_is_not_written_to() {
+    let mut postgres = PostgresServer::start();
+    let server = over(&postgres.url()).start();
+    let reader = Reader::register(&server, "reader");
+    let manga = reader.series(&server, "berserk");
+    reader.put_progress(&server, manga, &json!({"chapter": 12})).expect(200);
+    server.cli(&["db", "drain"]).done();
+    let own = postgres.query("SELECT encode(value, 'hex') FROM meta WHERE key = 'store_id'").concat();
+    let rename = |id: &str| format!("UPDATE meta SET value = decode('{id}', 'hex') WHERE key = 'store_id'");
+    let another = rename(&"ab".repeat(16));
+
+    // While it runs: the address leads somewhere else from now on.
+    postgres.query(&another);
+    let before = postgres.dump();
+    postgres.cut_connections();
+    reader.put_progress(&server, manga, &json!({"chapter": 13})).expect(200);
+    let launch = ends(&postgres, server, &before, &["is another store", "db adopt"]);
+
+    // When it was away at the start.
+    postgres.query(&rename(&own));
+    postgres.go_down();
+    let server = launch.start();
+    postgres.go_up_with(&another);
+    let before = postgres.dump();
+    let launch = ends(&postgres, server, &before, &["is another store", "db adopt"]);
+
+    // An older copy of the right one.
+    postgres.go_up_with(&rename(&own));
+    let cursors = postgres.query("SELECT lane, lsn FROM journal_cursor ORDER BY lane");
+    postgres.go_down();
+    let server = launch.start();
+    postgres.go_up_with("UPDATE journal_cursor SET lsn = lsn - 1 WHERE lane = 3");
+    let before = postgres.dump();
+    let launch = ends(&postgres, server, &before, &["is an older copy", "db adopt"]);
+
+    // One whose cursors are ahead of the journal: the journal is the older copy.
+    postgres.query("UPDATE journal_cursor SET lsn = lsn + 1000000");
+    postgres.go_down();
+    let server = launch.start();
+    postgres.go_up();
+    let before = postgres.dump();
+    let launch = ends(&postgres, server, &before, &["the journal is an older copy", "db adopt"]);
+
+    // And with the right one everything is as it was.
+    for cursor in cursors {
+        let (lane, lsn) = cursor.split_once('|').unwrap();
+        postgres.query(&format!("UPDATE journal_cursor SET lsn = {lsn} WHERE lane = {lane}"));
+    }
+    let server = launch.start();
+    wait_for(&server, "ready", "healthy");
+    assert_eq!(reader.progress(&server, manga)["chapter"], json!(13));
+}
+
+#[test]
+fn a_database_that_is_away_for_longer_than_the_journal_has_room_is_met_with_busy_and_costs_nothing() {
+    let mut postgres = PostgresServer::start();
+    let launch = over(&postgres.url()).set("journal.segment_bytes", "1MiB").set("journal.bytes_max", "4MiB");
+    let server = launch.set("shards", "2").start();
+    let reader = Reader::register(&server, "reader");
+    let manga = reader.series(&server, "berserk");
+    reader.put_progress(&server, manga, &json!({"chapter": 1})).expect(200);
+    postgres.go_down();
+    let mut page = 0;
+    let busy = loop {
+        let answer = reader.put_progress(&server, manga, &json!({"chapter": 1, "page": page + 1}));
+        if answer.status != 200 {
+            break answer;
+        }
+        page += 1;
+        assert!(page < 100_000, "4 MiB are full before");
+    };
+    expect_later(busy);
+    wait_for(&server, "degraded", "down");
+    let told =
+        eventually("health tells of the journal", || health(&server)["details"]["journal"].as_str().map(str::to_owned));
+    assert!(told.contains("no room"), "{told}");
+    assert_eq!(
+        reader.progress(&server, manga)["page"],
+        json!(page),
+        "what was acknowledged is shown, and nothing else"
+    );
+    // Nor does a crash cost anything.
+    let server = server.kill().start();
+    expect_later(read(&server, &reader, manga));
+    postgres.go_up();
+    wait_for(&server, "ready", "healthy");
+    assert_eq!(reader.progress(&server, manga)["page"], json!(page));
+    eventually("there is room again", || {
+        let answer = reader.put_progress(&server, manga, &json!({"chapter": 2, "page": 0}));
+        (answer.status == 200).then_some(())
+    });
+    server.cli(&["db", "drain"]).done();
+    assert_eq!(postgres.query("SELECT chapter, page FROM user_progress"), ["200|0"]);
+}
