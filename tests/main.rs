@@ -7,12 +7,16 @@
 mod abuse;
 mod backup;
 mod completions;
+mod deploy;
 mod faults_folder;
 mod faults_host;
 mod hot_cache;
 mod kill_nine;
 mod kill_stores;
 mod memory;
+mod metrics;
+mod nodes;
+mod postgres;
 mod serve;
 mod support;
 mod sync;

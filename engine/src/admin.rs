@@ -139,6 +139,11 @@ impl Admin {
         }
     }
 
+    /// What works and what does not, as of the last look (one a second).
+    pub fn health(&self) -> crate::Health {
+        crate::Health::clone(&self.shared.health.load())
+    }
+
     /// How far the store has followed the journal.
     pub fn backlog(&self) -> Backlog {
         let reading = self.operations.writer().read();

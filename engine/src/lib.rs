@@ -26,6 +26,7 @@ mod loading;
 mod message;
 mod metrics;
 mod recovery;
+mod report;
 pub mod request;
 mod revocations;
 mod shard;
@@ -37,6 +38,8 @@ mod tokens;
 mod upkeep;
 mod users;
 mod views;
+
+pub use storage::trace;
 
 use proto::{Code, DeviceId, NodeId, SessionId, UserId};
 
@@ -71,10 +74,43 @@ pub struct Engine {
 pub struct Health {
     /// Journal and shards work.
     pub ready: bool,
-    /// The store is away; loaded users are served.
+    /// Some dependency is not healthy; whoever can be served is.
     pub degraded: bool,
-    /// Each dependency and its state in a word or two.
-    pub dependencies: Vec<(&'static str, String)>,
+    /// Each dependency.
+    pub dependencies: Vec<Dependency>,
+}
+
+/// Something that the server stands on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dependency {
+    /// Which.
+    pub name: &'static str,
+    /// How it is.
+    pub state: State,
+    /// Why it is not well, for anybody to read.
+    pub detail: Option<String>,
+}
+
+/// How a dependency is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum State {
+    /// It does what it should.
+    Healthy = 0,
+    /// It answers and needs looking after.
+    Degraded = 1,
+    /// It does not answer.
+    Down = 2,
+}
+
+impl State {
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Down => "down",
+        }
+    }
 }
 
 /// Which bucket an API request draws from.

@@ -83,7 +83,11 @@ impl Core {
         }
     }
 
-    pub(crate) fn assemble(&self, mut loaded: LoadedUser, recovered: Option<hub::StoredUser>) -> Result<UserState, Fault> {
+    pub(crate) fn assemble(
+        &self,
+        mut loaded: LoadedUser,
+        recovered: Option<hub::StoredUser>,
+    ) -> Result<UserState, Fault> {
         if sabotaged(Sabotage::ForgottenDevices) {
             loaded.stored.devices.clear();
         }

@@ -22,11 +22,16 @@ pub(crate) struct Counters {
     pub(crate) over_frame_rate: u64,
     pub(crate) over_line_rate: u64,
     pub(crate) over_api_rate: u64,
-    pub(crate) found: u64,
-    pub(crate) loads: u64,
-    pub(crate) loads_hot: u64,
-    pub(crate) load_failures: u64,
+    pub(crate) memory_hits: u64,
+    pub(crate) memory_misses: u64,
+    pub(crate) redis_hits: u64,
+    pub(crate) redis_misses: u64,
+    pub(crate) store_hits: u64,
+    pub(crate) store_failures: u64,
     pub(crate) revoked_connections: u64,
+    pub(crate) merged: u64,
+    pub(crate) not_held: u64,
+    pub(crate) refreshed: u64,
     refused: [u64; Code::ALL.len()],
 }
 
@@ -57,11 +62,16 @@ pub(crate) struct Handles {
     over_frame_rate: metrics::Counter,
     over_line_rate: metrics::Counter,
     over_api_rate: metrics::Counter,
-    found: metrics::Counter,
-    loads: metrics::Counter,
-    loads_hot: metrics::Counter,
-    load_failures: metrics::Counter,
+    memory_hits: metrics::Counter,
+    memory_misses: metrics::Counter,
+    redis_hits: metrics::Counter,
+    redis_misses: metrics::Counter,
+    store_hits: metrics::Counter,
+    store_failures: metrics::Counter,
     revoked_connections: metrics::Counter,
+    merged: metrics::Counter,
+    not_held: metrics::Counter,
+    refreshed: metrics::Counter,
     refused: Vec<metrics::Counter>,
     users: metrics::Gauge,
     user_bytes: metrics::Gauge,
@@ -69,6 +79,8 @@ pub(crate) struct Handles {
     dirty_bytes: metrics::Gauge,
     connections: metrics::Gauge,
     gated: metrics::Gauge,
+    held_users: metrics::Gauge,
+    held_bytes: metrics::Gauge,
     evictions: metrics::Counter,
     evictions_seen: u64,
 }
@@ -86,6 +98,7 @@ impl Handles {
     pub(crate) fn new(shard: usize) -> Self {
         let shard = shard.to_string();
         let busy = |kind: &'static str, reason: &'static str| metrics::counter!("mangahub_refused_total", "kind" => kind, "reason" => reason);
+        let lookup = |level: &'static str, outcome: &'static str| metrics::counter!("mangahub_user_lookups_total", "level" => level, "outcome" => outcome);
         Self {
             applied: metrics::counter!("mangahub_commands_total", "outcome" => "applied"),
             already: metrics::counter!("mangahub_commands_total", "outcome" => "already"),
@@ -103,11 +116,16 @@ impl Handles {
             over_frame_rate: busy("update", "rate"),
             over_line_rate: busy("line", "rate"),
             over_api_rate: busy("request", "rate"),
-            found: metrics::counter!("mangahub_users_found_total", "in" => "memory"),
-            loads: metrics::counter!("mangahub_user_loads_total", "outcome" => "loaded"),
-            loads_hot: metrics::counter!("mangahub_user_loads_total", "outcome" => "redis"),
-            load_failures: metrics::counter!("mangahub_user_loads_total", "outcome" => "failed"),
+            memory_hits: lookup("memory", "hit"),
+            memory_misses: lookup("memory", "miss"),
+            redis_hits: lookup("redis", "hit"),
+            redis_misses: lookup("redis", "miss"),
+            store_hits: lookup("store", "hit"),
+            store_failures: lookup("store", "failed"),
             revoked_connections: metrics::counter!("mangahub_connections_revoked_total"),
+            merged: metrics::counter!("mangahub_nodes_records_merged_total"),
+            not_held: metrics::counter!("mangahub_nodes_records_not_held_total"),
+            refreshed: metrics::counter!("mangahub_nodes_users_reloaded_total"),
             refused: (Code::ALL.iter())
                 .map(|code| metrics::counter!("mangahub_refusals_total", "code" => code.as_str()))
                 .collect(),
@@ -116,7 +134,9 @@ impl Handles {
             user_bytes_max: metrics::gauge!("mangahub_user_bytes_max", "shard" => shard.clone()),
             dirty_bytes: metrics::gauge!("mangahub_user_bytes_not_stored", "shard" => shard.clone()),
             connections: metrics::gauge!("mangahub_live_connections", "shard" => shard.clone()),
-            gated: metrics::gauge!("mangahub_answers_waiting_for_the_disk", "shard" => shard),
+            gated: metrics::gauge!("mangahub_answers_waiting_for_the_disk", "shard" => shard.clone()),
+            held_users: metrics::gauge!("mangahub_nodes_users_not_stored", "shard" => shard.clone()),
+            held_bytes: metrics::gauge!("mangahub_nodes_bytes_not_stored", "shard" => shard),
             evictions: metrics::counter!("mangahub_user_evictions_total"),
             evictions_seen: 0,
         }
@@ -140,11 +160,16 @@ impl Handles {
         self.over_frame_rate.increment(counters.over_frame_rate);
         self.over_line_rate.increment(counters.over_line_rate);
         self.over_api_rate.increment(counters.over_api_rate);
-        self.found.increment(counters.found);
-        self.loads.increment(counters.loads);
-        self.loads_hot.increment(counters.loads_hot);
-        self.load_failures.increment(counters.load_failures);
+        self.memory_hits.increment(counters.memory_hits);
+        self.memory_misses.increment(counters.memory_misses);
+        self.redis_hits.increment(counters.redis_hits);
+        self.redis_misses.increment(counters.redis_misses);
+        self.store_hits.increment(counters.store_hits);
+        self.store_failures.increment(counters.store_failures);
         self.revoked_connections.increment(counters.revoked_connections);
+        self.merged.increment(counters.merged);
+        self.not_held.increment(counters.not_held);
+        self.refreshed.increment(counters.refreshed);
         for (handle, count) in self.refused.iter().zip(counters.refused) {
             if count > 0 {
                 handle.increment(count);
@@ -156,6 +181,8 @@ impl Handles {
         self.dirty_bytes.set(levels.users.dirty_bytes as f64);
         self.connections.set(levels.connections as f64);
         self.gated.set(levels.gated as f64);
+        self.held_users.set(levels.users.held.0 as f64);
+        self.held_bytes.set(levels.users.held.1 as f64);
         self.evictions.increment(levels.users.evictions - self.evictions_seen);
         self.evictions_seen = levels.users.evictions;
     }

@@ -19,13 +19,13 @@ use storage::store::StoreError;
 use storage::wire::Wire;
 use storage::writer::{Reading, WriterStats};
 
-use crate::report::{self, Look};
-use crate::{Dependency, Health, State};
 use crate::accounts::now_ms;
 use crate::boot::absent;
 use crate::catalogue::Catalogue;
 use crate::nodes::{self, Poll};
+use crate::report::{self, Look};
 use crate::shared::Shared;
+use crate::{Dependency, Health, State};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
@@ -131,7 +131,9 @@ impl Operations {
         };
         match checkpoint.store(&folder.checkpoint_catalogue()) {
             Ok(()) => *kept = Some(catalogue),
-            Err(error) => tracing::warn!(%error, "the catalogue could not be kept; tried again with the next checkpoint"),
+            Err(error) => {
+                tracing::warn!(%error, "the catalogue could not be kept; tried again with the next checkpoint")
+            }
         }
     }
 
@@ -162,7 +164,8 @@ impl Operations {
             degraded: dependencies.iter().any(|dependency| dependency.state != State::Healthy),
             dependencies,
         };
-        let look = Look { journal: &journal, writer: &writer, hot: hot.as_ref(), mesh: self.mesh.get(), health: &health };
+        let look =
+            Look { journal: &journal, writer: &writer, hot: hot.as_ref(), mesh: self.mesh.get(), health: &health };
         report::publish(&look, shared);
         shared.health.store(Arc::new(health));
     }

@@ -390,7 +390,7 @@ fn commands_past_those_that_may_wait_for_a_load_are_refused_at_once() {
 
 #[test]
 fn a_full_store_queue_leaves_records_in_the_journal_and_shows_its_lag_until_they_are_stored() {
-    const LAG: [&str; 2] = ["mangahub_store_lag_records", "mangahub_store_lag_ms"];
+    const LAG: [&str; 2] = ["mangahub_store_lag_records", "mangahub_store_lag_seconds"];
     let lag = || LAG.map(|name| figure(name).unwrap_or(0.0));
     lag();
     let folder = tempfile::tempdir().unwrap();

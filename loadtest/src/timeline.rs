@@ -46,7 +46,7 @@ pub fn read(metrics: SocketAddr, pid: u32, since: Instant) -> io::Result<Moment>
         at_s: since.elapsed().as_secs_f64(),
         applied: value("mangahub_commands_total"),
         lag_records: value("mangahub_store_lag_records"),
-        lag_ms: value("mangahub_store_lag_ms"),
+        lag_ms: (http::metric(&text, "mangahub_store_lag_seconds").unwrap_or(0.0) * 1e3) as u64,
         store_rows: value("mangahub_store_rows_total"),
         segments: value("mangahub_journal_segments"),
         commits: value("mangahub_journal_commits_total"),

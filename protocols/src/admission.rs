@@ -23,6 +23,9 @@ pub enum Door {
 }
 
 impl Door {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::TcpSync, Self::Http, Self::Metrics];
+
     /// As counters and log lines name it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -65,6 +68,23 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// All of them.
+    pub(crate) const ALL: [Self; 13] = [
+        Self::Capacity,
+        Self::PerAddress,
+        Self::Move,
+        Self::GreetingTimeout,
+        Self::Idle,
+        Self::Tls,
+        Self::Plain,
+        Self::Protocol,
+        Self::Window,
+        Self::Auth,
+        Self::SlowConsumer,
+        Self::Revoked,
+        Self::Panic,
+    ];
+
     /// As counters name it.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -6,7 +6,7 @@ pub mod admission;
 pub mod config;
 mod doors;
 mod http;
-mod metrics_door;
+pub mod metrics_door;
 mod shard;
 mod stream;
 mod tcp_sync;

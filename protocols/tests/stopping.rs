@@ -83,5 +83,5 @@ fn connections_that_end_give_their_places_back() {
     }
     // The one that asks is there itself.
     support::until("only the asking connection is left", || server.gauge("mangahub_connections ") == 1.0);
-    assert_eq!(server.gauge("mangahub_task_panics "), 0.0);
+    assert_eq!(server.gauge("mangahub_task_panics_total "), 0.0);
 }

@@ -1,5 +1,6 @@
 //! Answers one administration request over a running engine. Nothing here knows where the request came from.
 
+use engine::Health;
 use engine::admin::{Admin, SeedRequest};
 use engine::boot::Facts;
 use engine::fault::Fault;
@@ -65,9 +66,11 @@ pub(crate) async fn answer(admin: &Admin, facts: &Facts, request: Request) -> Re
                 "durable_lsn": backlog.durable_lsn,
                 "stored_lsn": backlog.stored_lsn,
                 "parked": backlog.parked,
+                "store_id": admin.store().store_id().to_string(),
             }))
         }
         Request::Stats => stats(admin, facts).await,
+        Request::Health => Ok(health(&admin.health())),
     }
 }
 
@@ -112,6 +115,20 @@ async fn check(admin: &Admin) -> Result<Value, Refusal> {
         "journals": check.cursors.iter().map(|(journal, _)| journal.to_string()).collect::<Vec<_>>(),
         "parked": check.parked,
     }))
+}
+
+fn health(health: &Health) -> Value {
+    let status = match (health.ready, health.degraded) {
+        (false, _) => "not ready",
+        (true, true) => "degraded",
+        (true, false) => "ready",
+    };
+    let parts = || health.dependencies.iter();
+    let states: serde_json::Map<_, _> =
+        parts().map(|part| (part.name.to_owned(), json!(part.state.as_str()))).collect();
+    let details: serde_json::Map<_, _> =
+        parts().filter_map(|part| Some((part.name.to_owned(), json!(part.detail.as_ref()?)))).collect();
+    json!({"ready": health.ready, "status": status, "dependencies": states, "details": details})
 }
 
 async fn stats(admin: &Admin, facts: &Facts) -> Result<Value, Refusal> {

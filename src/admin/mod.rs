@@ -41,6 +41,8 @@ pub(crate) enum Request {
     Backlog,
     /// What runs.
     Stats,
+    /// What works and what does not.
+    Health,
 }
 
 /// One reply: a line of JSON.

@@ -45,6 +45,11 @@ impl Operator {
         }
     }
 
+    /// Finds the server of the folder, which must run.
+    pub(crate) fn running(config: &Config) -> Result<Self, OperatorError> {
+        Ok(Self::Server(Client::connect(&config.data_dir)?))
+    }
+
     /// Takes the folder's lock; `adopt` accepts whatever the store has.
     pub(crate) fn here(config: &Config, adopt: bool) -> Result<Self, OperatorError> {
         let mut engine_config = settings::engine(config, 1);

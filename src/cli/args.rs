@@ -113,6 +113,12 @@ pub(super) enum Command {
     /// Look after the store and the journal
     #[command(subcommand)]
     Db(DbCommand),
+    /// Look at the server that runs
+    #[command(subcommand)]
+    Server(ServerCommand),
+    /// Save everything to one file, and make a server's data of one
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Accounts, load runs, statistics
     #[command(subcommand)]
     Admin(AdminCommand),
@@ -166,6 +172,40 @@ pub(super) enum DbCommand {
         /// Drop it instead (needs --id)
         #[arg(long, requires = "id")]
         discard: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ServerCommand {
+    /// Whether it is there, is well, and opens every door
+    Ping,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BackupCommand {
+    /// Write a backup; the server may run
+    Create {
+        /// The file, which must not exist
+        file: PathBuf,
+        /// How long to wait for the store to have what is in the journal
+        #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+        timeout: u64,
+    },
+    /// Make the data folder (and the database, when one is configured) of a backup; no server may run
+    Restore {
+        /// The file
+        file: PathBuf,
+        /// Move what is in the data folder aside
+        #[arg(long)]
+        replace: bool,
+        /// Sign everybody out: sessions that were ended after the backup would be open again
+        #[arg(long)]
+        end_sessions: bool,
+    },
+    /// Read a backup whole, and say what is in it
+    Check {
+        /// The file
+        file: PathBuf,
     },
 }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use engine::boot::StartError;
 use protocols::DoorError;
+use storage::backup::BackupError;
 
 use crate::admin::{OperatorError, SocketError};
 use crate::catalogue::CatalogueError;
@@ -107,6 +108,20 @@ impl From<ServeError> for Failure {
             ServeError::Doors(DoorError::Listen { .. }) => Exit::Unreachable,
             ServeError::Doors(_) => Exit::Config,
             ServeError::Socket(_) | ServeError::Files(_) | ServeError::System { .. } => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        let exit = match &error {
+            BackupError::Exists { .. } | BackupError::NotEmpty { .. } => Exit::Usage,
+            BackupError::Damaged { .. } | BackupError::Newer { .. } | BackupError::NewerContent { .. } => Exit::Input,
+            BackupError::Folder(_) => Exit::Unreachable,
+            BackupError::OtherStore { .. } => Exit::Config,
+            BackupError::Sqlite(_) | BackupError::Postgres(_) => Exit::Unsound,
+            BackupError::Io { .. } | BackupError::Store(_) => Exit::Failed,
         };
         Self::new(exit, error.to_string())
     }

@@ -4,8 +4,8 @@
 use crate::cli::exit::{Exit, Failure};
 
 const LATER: &[&str] = &[
-    "auth", "backup", "chat", "comment", "export", "genre", "grpc", "library", "manga", "notify", "progress", "rating",
-    "server", "stats", "sync", "upstream",
+    "auth", "chat", "comment", "export", "genre", "grpc", "library", "manga", "notify", "progress", "rating", "stats",
+    "sync", "upstream",
 ];
 
 /// Answers a command that is not part of the grammar.

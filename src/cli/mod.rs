@@ -3,12 +3,14 @@
 
 mod admin;
 mod args;
+mod backup;
 mod configuration;
 mod database;
 mod exit;
 mod import;
 mod later;
 mod log;
+mod server;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -76,6 +78,14 @@ fn dispatch(args: Args) -> Result<Exit, Failure> {
         Command::Db(command) => {
             let (config, _) = configure(&args.global, Vec::new())?;
             database::run(&config, command, output)
+        }
+        Command::Server(command) => {
+            let (config, _) = configure(&args.global, Vec::new())?;
+            server::run(&config, &command, output)
+        }
+        Command::Backup(command) => {
+            let (config, _) = configure(&args.global, Vec::new())?;
+            backup::run(&config, command, output)
         }
         Command::Admin(command) => {
             let (config, _) = configure(&args.global, Vec::new())?;

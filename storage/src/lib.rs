@@ -2,6 +2,7 @@
 //! record whose ticket has passed the watermark is on this host's disk, and that what the store says it has applied it has.
 //! It decides no rule of the product: records are results that `hub` worked out.
 
+pub mod backup;
 pub mod checkpoint;
 pub mod file_system;
 pub mod folder;
@@ -12,5 +13,6 @@ pub mod migrations;
 pub mod record;
 mod redis;
 pub mod store;
+pub mod trace;
 pub mod wire;
 pub mod writer;

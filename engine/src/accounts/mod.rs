@@ -14,7 +14,7 @@ use hub::Role;
 use hub::account::{Email, Password, SignInName, Username};
 use proto::{Code, UserId};
 use ring::rand::{SecureRandom, SystemRandom};
-use storage::store::{Account, NewUser, SharedStore, UserKey};
+use storage::store::{Account, NewUser, QueueReading, SharedStore, UserKey};
 
 use crate::compute::Compute;
 use crate::fault::{Extra, Fault, FieldFault};
@@ -50,6 +50,11 @@ pub(crate) struct Candidate {
 impl Accounts {
     pub(crate) fn new(store: SharedStore, tokens: Tokens, revocations: Arc<Revocations>, compute: Compute) -> Self {
         Self { store, tokens: Arc::new(tokens), revocations, compute, hasher: RandomState::new() }
+    }
+
+    /// How full the queue of what is to be hashed is.
+    pub(crate) fn hashing_queue(&self) -> QueueReading {
+        self.compute.reading()
     }
 
     /// Makes an account of a role.

@@ -1,7 +1,7 @@
 //! Is anybody there: the checks that machines ask all the time. They draw from no bucket and touch nothing but the
 //! engine's own word on its health.
 
-use engine::Fault;
+use engine::{Fault, State};
 use proto::Code;
 use serde_json::{Map, Value, json};
 
@@ -18,13 +18,17 @@ pub(crate) fn ready(exchange: &Exchange<'_>) -> Result<Answer, Fault> {
         return Err(Fault::new(Code::ShuttingDown, "the server is stopping; try another or wait").retry_after_ms(5_000));
     }
     if !health.ready {
-        let parts: Vec<String> = health.dependencies.iter().map(|(name, state)| format!("{name}: {state}")).collect();
+        let parts: Vec<String> =
+            health.dependencies.iter().map(|part| format!("{}: {}", part.name, part.state.as_str())).collect();
         return Err(Fault::unavailable(format!("not ready ({})", parts.join(", ")), 1_000));
     }
-    let dependencies: Map<String, Value> =
-        health.dependencies.iter().map(|(name, state)| ((*name).to_owned(), json!(state))).collect();
+    let parts = health.dependencies.iter();
+    let states: Map<String, Value> = parts.map(|part| (part.name.to_owned(), json!(part.state.as_str()))).collect();
+    let parts = health.dependencies.iter();
+    let details: Map<String, Value> =
+        parts.filter_map(|part| Some((part.name.to_owned(), json!(part.detail.as_ref()?)))).collect();
     let status = if health.degraded { "degraded" } else { "ready" };
-    Ok(ok(&json!({"status": status, "dependencies": dependencies})))
+    Ok(ok(&json!({"status": status, "dependencies": states, "details": details})))
 }
 
 pub(crate) fn check_conn() -> Answer {
@@ -33,8 +37,8 @@ pub(crate) fn check_conn() -> Answer {
 
 pub(crate) fn db_ping(exchange: &Exchange<'_>) -> Result<Answer, Fault> {
     let health = exchange.shard.engine.health();
-    let store_is_ok = health.dependencies.iter().any(|(name, state)| *name == "store" && state == "ok");
-    if !store_is_ok || !health.ready {
+    let answers = health.dependencies.iter().any(|part| part.name == "store" && part.state != State::Down);
+    if !answers || !health.ready {
         return Err(Fault::unavailable("the store does not answer", 1_000));
     }
     Ok(ok(&json!({"ok": true})))

@@ -32,6 +32,7 @@ const APPLICATION_JSON: HeaderValue = HeaderValue::from_static("application/json
 pub(crate) struct Exchange<'a> {
     pub(crate) shard: &'a Shard,
     pub(crate) headers: &'a HeaderMap,
+    pub(crate) request_id: &'a HeaderValue,
     pub(crate) query: Query<'a>,
     pub(crate) grant: Option<Arc<Grant>>,
     parameter: Cow<'a, str>,
@@ -114,7 +115,7 @@ pub(crate) fn no_content() -> Answer {
 pub(crate) async fn serve(visit: Rc<Visit>, request: Request<Incoming>) -> Result<Answer, std::convert::Infallible> {
     let (parts, body) = request.into_parts();
     let id = request_id(&visit, &parts.headers);
-    let mut answer = match reply(&visit, &parts, body).await {
+    let mut answer = match reply(&visit, &parts, &id, body).await {
         Ok(answer) => answer,
         Err(fault) => problem::answer(&fault, parts.uri.path()),
     };
@@ -143,7 +144,7 @@ fn request_id(visit: &Visit, headers: &HeaderMap) -> HeaderValue {
     given.cloned().unwrap_or_else(|| visit.new_request_id())
 }
 
-async fn reply(visit: &Rc<Visit>, parts: &Parts, body: Incoming) -> Result<Answer, Fault> {
+async fn reply(visit: &Rc<Visit>, parts: &Parts, request_id: &HeaderValue, body: Incoming) -> Result<Answer, Fault> {
     let shard = &visit.shard;
     if visit.turned_away {
         return Err(no_place_fault());
@@ -167,6 +168,7 @@ async fn reply(visit: &Rc<Visit>, parts: &Parts, body: Incoming) -> Result<Answe
     let mut exchange = Exchange {
         shard,
         headers: &parts.headers,
+        request_id,
         query: Query::new(parts.uri.query()),
         grant: None,
         parameter: unescape(parameter, false),

@@ -1,6 +1,7 @@
 //! The metrics door: Prometheus text for a scraper on this machine. It names loopback hosts only, refuses anything that
 //! carries an Origin (a web page has no business here), and serves nothing but `/metrics`.
 
+pub mod described;
 mod process;
 
 use std::net::SocketAddr;

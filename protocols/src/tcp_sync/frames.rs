@@ -15,6 +15,7 @@ use proto::frame::{
 };
 
 use super::link::{Ending, Link, Next, Wire};
+use super::log_answered;
 
 /// One connection's side of the wire.
 pub(crate) struct Frames {
@@ -141,7 +142,10 @@ impl Wire for Frames {
         let mut run = Run::default();
         for outgoing in batch.drain(..) {
             match outgoing {
-                Outgoing::Ack { seq, acked } => run.add(seq, &acked, out),
+                Outgoing::Ack { seq, acked } => {
+                    log_answered(&acked);
+                    run.add(seq, &acked, out);
+                }
                 Outgoing::Announcement(bytes) => self.announce(&bytes, out),
                 Outgoing::Reject { seq, fault } => {
                     run.flush(out);

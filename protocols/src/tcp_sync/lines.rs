@@ -16,6 +16,7 @@ use proto::{Code, UserId};
 
 use super::frames::{command, entry};
 use super::link::{Ending, Link, Next, Wire};
+use super::log_answered;
 
 /// One connection's side of the wire.
 pub(crate) struct Lines {
@@ -146,6 +147,7 @@ impl Wire for Lines {
         for outgoing in batch.drain(..) {
             match outgoing {
                 Outgoing::Ack { seq, acked } => {
+                    log_answered(&acked);
                     let device_seq = self.asked(seq).and_then(|asked| asked.device_seq);
                     let entry = entry(&acked.state);
                     let ack = Ack {

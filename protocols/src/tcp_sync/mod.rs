@@ -11,7 +11,7 @@ mod transport;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use engine::{Ask, AttachOptions, Encoders, Fault, Grant, WireForm};
+use engine::{Ask, AttachOptions, Encoders, Fault, Grant, WireForm, trace};
 use futures_util::future::{Either, select};
 use proto::Code;
 use proto::frame::{ALIGNMENT_BYTES, Caps, FRAME_BYTES_MAX, wants};
@@ -259,5 +259,13 @@ mod tests {
     fn who_says_nothing_costs_little() {
         let bytes = size_of_made(run);
         assert!(bytes <= 272, "{bytes} bytes before the first byte has come");
+    }
+}
+
+/// The last a door sees of an update that is followed: its answer is among the bytes that are written next.
+fn log_answered(acked: &engine::Acked) {
+    let version = acked.state.key.version;
+    if trace::follows(version) {
+        tracing::info!(target: trace::TARGET, version = version.0, stage = "answered", door = "tcp_sync");
     }
 }

@@ -118,7 +118,7 @@ impl Server {
         frames.flush();
         assert!(matches!(frames.answer(), Said::Ack(_)));
         assert_eq!(self.ask(2, "GET", "/api/library", None).status, 200);
-        assert_eq!(self.gauge("mangahub_task_panics "), 0.0);
+        assert_eq!(self.gauge("mangahub_task_panics_total "), 0.0);
     }
 
     /// Begins the drain and waits for the end.

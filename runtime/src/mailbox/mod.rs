@@ -117,6 +117,8 @@ pub struct LaneStats {
     pub sent: u64,
     /// Requests refused because the lane was full.
     pub refused: u64,
+    /// Requests that were sent and not taken yet.
+    pub waiting: u64,
     /// Replies and posts sent.
     pub replies: u64,
     /// Posts refused because the reply lane was full.
@@ -131,7 +133,9 @@ impl<Req: Send, Rep: Send> Counted for Mesh<Req, Rep> {
     fn lanes(&self) -> Vec<LaneStats> {
         let count = |(index, pair): (usize, &Pair<Req, Rep>)| {
             let ((sent, refused), (replies, replies_refused)) = (pair.requests.counts(), pair.replies.counts());
-            LaneStats { from: index / self.shards, to: index % self.shards, sent, refused, replies, replies_refused }
+            let waiting = sent.saturating_sub(pair.requests.taken());
+            let (from, to) = (index / self.shards, index % self.shards);
+            LaneStats { from, to, sent, refused, waiting, replies, replies_refused }
         };
         self.pairs.iter().enumerate().map(count).collect()
     }

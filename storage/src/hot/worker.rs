@@ -16,7 +16,8 @@ use futures_channel::oneshot;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use hub::load::StoredUser;
-use proto::{NodeId, UserId};
+use hub::record::Record;
+use proto::{NodeId, UserId, Version};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio::sync::mpsc::Receiver;
@@ -29,6 +30,7 @@ use super::{Handle, HotConfig, Message};
 use crate::journal::Committed;
 use crate::record;
 use crate::redis::{Breaker, Failure, Local, last_error, next};
+use crate::trace;
 
 /// Rows of one pipeline.
 const WRITE_ROWS_MAX: usize = 1_000;
@@ -62,6 +64,9 @@ pub(super) struct Worker {
     errors: broadcast::Receiver<(fred::error::Error, Option<Server>)>,
     /// What is being written, kept until it has been.
     sent: Arc<Writes>,
+    /// Updates that are followed: those that wait, and those that are being written.
+    followed: Vec<(UserId, Version)>,
+    sent_followed: Vec<(UserId, Version)>,
     writing: Option<Local<Result<(), Failure>>>,
     probing: Option<Local<Result<(), Failure>>>,
     loading: FuturesUnordered<Local<Loaded>>,
@@ -87,6 +92,8 @@ impl Worker {
             epoch: random(),
             overruns: 0,
             sent: Arc::default(),
+            followed: Vec::new(),
+            sent_followed: Vec::new(),
             writing: None,
             probing: None,
             loading: FuturesUnordered::new(),
@@ -155,12 +162,20 @@ impl Worker {
         for raw in committed.records() {
             match record::decode(&raw) {
                 Ok(record) => {
+                    self.follow(&record);
                     let added = self.pending.add(&record);
                     self.note(added);
                 }
                 // The store writer parks it and says so.
                 Err(_) => self.end_epoch(),
             }
+        }
+    }
+
+    fn follow(&mut self, record: &Record) {
+        if trace::follows(record.version()) {
+            self.followed.truncate(trace::FOLLOWED_MAX - 1);
+            self.followed.push((record.user(), record.version()));
         }
     }
 
@@ -261,6 +276,9 @@ impl Worker {
         self.look_for_losses();
         let writes = Arc::new(self.pending.take(WRITE_ROWS_MAX));
         self.sent = Arc::clone(&writes);
+        // All that waited of a user goes at once.
+        let is_sent = |(user, _): &mut (UserId, Version)| writes.find(*user).is_some();
+        self.sent_followed = self.followed.extract_if(.., is_sent).collect();
         let redis = self.redis.clone();
         let mark = Mark { epoch: self.epoch, filled_unix_s: unix_s() };
         let vouching = Vouching { node: self.node, mark };
@@ -269,9 +287,13 @@ impl Worker {
 
     fn written(&mut self, written: Result<(), Failure>) {
         let sent = std::mem::take(&mut self.sent);
+        let followed = std::mem::take(&mut self.sent_followed);
         let counts = &self.handle.stats.counts;
         match written {
             Ok(()) => {
+                for (_, version) in followed {
+                    tracing::info!(target: trace::TARGET, version = version.0, stage = "cached", rows = sent.rows);
+                }
                 self.breaker.succeeded();
                 count(&counts.writes);
                 counts.rows.fetch_add(sent.rows as u64, Relaxed);
@@ -287,6 +309,7 @@ impl Worker {
             }
             Err(failure) => {
                 count(&counts.write_failures);
+                self.followed.extend(followed);
                 self.end_epoch();
                 let added = self.pending.put_back(Arc::unwrap_or_clone(sent));
                 self.note(added);

@@ -11,11 +11,12 @@ use proto::Version;
 use runtime::buffer::AlignedBuf;
 
 use super::chain::Sealed;
-use super::feed::{Committed, FeedQueue};
+use super::feed::{Committed, FeedQueue, followed};
 use super::format::{BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, SegmentHeader};
 use super::room::Room;
 use super::shard::{Gate, HandOver, Message, Watermark};
 use super::{BusyReason, CommitHook, Engine, FailureHook, Listener, Lsn, SegmentFile};
+use crate::trace;
 
 /// How long a commit gathers while there is no next segment in sight: padding is what fills a journal that is nearly full.
 const TIGHT_GATHER: Duration = Duration::from_millis(5);
@@ -215,6 +216,11 @@ impl Committer {
         for hand_over in &mut *gathered {
             let committed = Committed { first, count: hand_over.count, bytes: take(&mut hand_over.records).into() };
             first = first.plus(u64::from(hand_over.count));
+            if trace::is_on() {
+                for (lsn, version) in followed(&committed.bytes, committed.first) {
+                    tracing::info!(target: trace::TARGET, version = version.0, stage = "durable", lsn = lsn.0, records = count);
+                }
+            }
             if let Some(hook) = &self.on_committed {
                 hook(&committed);
             }

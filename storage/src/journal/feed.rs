@@ -8,11 +8,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use proto::Version;
 
 use super::catch_up::SegmentReader;
 use super::format::parse_record;
 use super::{JournalId, Lsn, OpenError};
 use crate::lane::Lane;
+use crate::trace;
 
 /// Records with consecutive positions, all durable. A clone shares the bytes.
 #[derive(Clone, Debug)]
@@ -38,8 +40,6 @@ pub struct RawRecord<'a> {
 }
 
 impl Committed {
-    /// The position of the first record.
-    pub fn first(&self) -> Lsn {
     /// What a shard would have handed over.
     #[cfg(test)]
     pub(crate) fn of_records<R: super::Journalled>(first: Lsn, records: impl Iterator<Item = R>) -> Self {
@@ -52,6 +52,8 @@ impl Committed {
         Self { first, count, bytes: bytes.into() }
     }
 
+    /// The position of the first record.
+    pub fn first(&self) -> Lsn {
         self.first
     }
 
@@ -84,6 +86,17 @@ impl Committed {
             Some(record)
         })
     }
+}
+
+/// The versions of the records that are followed, with their positions counted from `first`.
+pub(super) fn followed(records: &[u8], first: Lsn) -> impl Iterator<Item = (Lsn, Version)> + '_ {
+    let (mut rest, mut lsn) = (records, first);
+    std::iter::from_fn(move || {
+        let (record, taken) = parse_record(rest, lsn).ok()?;
+        (rest, lsn) = (&rest[taken..], lsn.plus(1));
+        Some((record.lsn, crate::record::decode(&record).map_or(Version::ZERO, |record| record.version())))
+    })
+    .filter(|(_, version)| trace::follows(*version))
 }
 
 /// What the feed has to say.

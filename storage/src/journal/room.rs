@@ -79,6 +79,7 @@ pub(super) struct RoomConfig {
 /// What the counters say about room.
 pub(super) struct RoomStats {
     pub(super) segments: u64,
+    pub(super) bytes: u64,
     pub(super) prepare_failures: u64,
     pub(super) no_room: bool,
 }
@@ -166,6 +167,8 @@ impl Room {
         let state = self.lock();
         RoomStats {
             segments: state.sealed.len() as u64 + 1 + u64::from(state.next.is_some()),
+            bytes: state.sealed.iter().map(|sealed| sealed.bytes).sum::<u64>()
+                + self.segment_bytes * (1 + u64::from(state.next.is_some())),
             prepare_failures: state.prepare_failures,
             no_room: state.obstacle.is_some() && self.gate.refusal() == Some(BusyReason::NoRoom),
         }

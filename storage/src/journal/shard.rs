@@ -9,8 +9,10 @@ use std::sync::mpsc::Sender;
 use proto::Version;
 
 use super::Lsn;
+use super::feed::followed;
 use super::format::{RECORD_HEADER_BYTES, push_record};
 use crate::lane::Lane;
+use crate::trace;
 
 /// A new turn buffer's room: a few dozen records, so that an ordinary turn does not grow it.
 const TURN_BYTES: usize = 8 << 10;
@@ -215,6 +217,12 @@ impl ShardJournal {
             return;
         }
         let records = std::mem::replace(&mut self.buffer, Vec::with_capacity(TURN_BYTES));
+        if trace::is_on() {
+            for (_, version) in followed(&records, Lsn::ZERO) {
+                let (ticket, records) = (self.ticket, self.count);
+                tracing::info!(target: trace::TARGET, version = version.0, stage = "handed over", ticket, records);
+            }
+        }
         let hand_over = HandOver {
             shard: self.shard,
             ticket: self.ticket,

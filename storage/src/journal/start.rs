@@ -42,6 +42,8 @@ pub struct Stats {
     pub record_bytes: u64,
     /// Segments on the disk, the prepared one included.
     pub segments: u64,
+    /// What they take, in bytes.
+    pub bytes: u64,
     /// What they may take at most, in bytes.
     pub journal_bytes_max: u64,
     /// The last durable record.
@@ -319,6 +321,7 @@ impl Journal {
             records: counter(&self.counters.records),
             record_bytes: counter(&self.counters.record_bytes),
             segments: room.segments,
+            bytes: room.bytes,
             journal_bytes_max: self.journal_bytes_max,
             end: Lsn(counter(&self.counters.end)),
             last_write_us: counter(&self.counters.last_write_us),

@@ -7,8 +7,8 @@ use proto::{SessionId, UserId};
 
 use super::{
     Account, Answer, Applied, Batch, HistoryAfter, HistoryPage, ImportReport, ImportRow, LoadedUser, NewSession,
-    NewUser, ParkedRecord, Purged, QueueReading, Revocation, RevokeAt, Role, Rotate, Rotation, Rows, SeedUser, SeriesRow, Session,
-    SharedStore, Store, StoreCheck, StoreError, TokenHash, UserKey,
+    NewUser, ParkedRecord, Purged, QueueReading, Revocation, RevokeAt, Role, Rotate, Rotation, Rows, SeedUser,
+    SeriesRow, Session, SharedStore, Store, StoreCheck, StoreError, TokenHash, UserKey,
 };
 use crate::journal::{JournalId, LaneCursors, StoreId};
 

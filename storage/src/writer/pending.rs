@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use hub::record::Record;
-use proto::UserId;
+use proto::{UserId, Version};
 
 use super::WriterConfig;
 use crate::journal::{LaneCursors, Lsn, RawRecord};
 use crate::lane::Lane;
 use crate::record;
 use crate::store::{NewParked, Rows};
+use crate::trace;
 
 /// Records with consecutive positions.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub(super) struct Pending {
     last: Lsn,
     first_unix_ms: Option<u64>,
     last_unix_ms: Option<u64>,
+    /// The versions of updates that are followed.
+    followed: Vec<Version>,
 }
 
 #[derive(Debug)]
@@ -51,6 +54,9 @@ impl Pending {
             let made_unix_ms = record.version().unix_ms();
             self.first_unix_ms.get_or_insert(made_unix_ms);
             self.last_unix_ms = Some(made_unix_ms);
+            if trace::follows(record.version()) && self.followed.len() < trace::FOLLOWED_MAX {
+                self.followed.push(record.version());
+            }
             // Nobody else has the rows while they are gathered: this does not copy.
             Arc::make_mut(&mut self.rows).add(&record);
         }
@@ -84,6 +90,16 @@ impl Pending {
     /// The last record that was looked at.
     pub(super) fn last(&self) -> Lsn {
         self.last
+    }
+
+    /// Logs that the updates that are followed have reached the store.
+    pub(super) fn log_followed(&self) {
+        for version in &self.followed {
+            let (batch_records, batch_rows) = (self.records(), self.rows.count());
+            tracing::info!(
+                target: trace::TARGET, version = version.0, stage = "stored", last_lsn = self.last.0, batch_records, batch_rows
+            );
+        }
     }
 
     /// Starts the next batch. The room of this one, some megabytes after a burst, is given back.

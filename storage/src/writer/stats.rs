@@ -178,6 +178,8 @@ impl WriterStats {
         self.last_batch_rows.store(rows as u64, Relaxed);
         self.last_batch_us.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
         self.parked.fetch_add(parked as u64, Relaxed);
+        metrics::histogram!("mangahub_store_batch_rows").record(rows as f64);
+        metrics::histogram!("mangahub_store_batch_seconds").record(took.as_secs_f64());
         let mut shared = self.lock();
         if shared.failing_since_unix_ms.take().is_some() {
             tracing::info!("the store answers again; the journal drains");

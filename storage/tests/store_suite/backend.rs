@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 pub(crate) use futures_executor::block_on as wait;
+use storage::backup::Place;
 use storage::store::{PostgresConfig, PostgresStore, SharedStore, SqliteConfig, SqliteStore};
 
 use crate::postgres_server::PostgresServer;
@@ -13,6 +14,8 @@ pub(crate) trait Backend: Sized {
     fn fresh() -> Self;
     /// The store.
     fn store(&self) -> SharedStore;
+    /// Where it is.
+    fn place(&self) -> Place;
     /// The same store, closed and opened again.
     fn reopened(self) -> Self;
     /// Every row of every table, in key order: two equal dumps hold the same.
@@ -59,6 +62,10 @@ impl Backend for Sqlite {
 
     fn store(&self) -> SharedStore {
         self.store.clone()
+    }
+
+    fn place(&self) -> Place {
+        Place::Embedded(self.folder.path().join("store.db"))
     }
 
     fn reopened(self) -> Self {
@@ -133,6 +140,10 @@ impl Backend for Postgres {
 
     fn store(&self) -> SharedStore {
         self.store.clone().unwrap()
+    }
+
+    fn place(&self) -> Place {
+        Place::Postgres(PostgresConfig::new(self.server.url()))
     }
 
     fn reopened(mut self) -> Self {

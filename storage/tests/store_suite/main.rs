@@ -5,6 +5,7 @@
 
 mod accounts;
 mod backend;
+mod backups;
 mod catalogue;
 mod journalled;
 #[path = "../support/postgres.rs"]
@@ -84,6 +85,11 @@ macro_rules! every_promise_on {
                 a_stop_does_not_wait_for_a_backlog,
                 draining_a_closed_journal_stores_what_was_left,
                 account_writes_go_before_waiting_batches,
+            }
+            backups::{
+                what_is_saved_comes_back_in_either_store,
+                who_was_signed_in_can_be_left_out,
+                another_store_than_the_one_that_was_meant_is_not_saved,
             }
         });
     };

@@ -36,8 +36,8 @@ use self::thread::{Kind, StoreThread};
 use self::tls::Tls;
 use super::{
     Account, Answer, Applied, Batch, HistoryAfter, HistoryPage, ImportReport, ImportRow, LoadedUser, NewSession,
-    NewUser, ParkedRecord, Purged, QueueReading, Revocation, RevokeAt, Role, Rotate, Rotation, Rows, SeedUser, SeriesRow, Session,
-    Store, StoreCheck, StoreError, TokenHash, UserKey,
+    NewUser, ParkedRecord, Purged, QueueReading, Revocation, RevokeAt, Role, Rotate, Rotation, Rows, SeedUser,
+    SeriesRow, Session, Store, StoreCheck, StoreError, TokenHash, UserKey,
 };
 use crate::journal::{JournalId, LaneCursors, StoreId};
 use crate::lane::Lane;

@@ -4,6 +4,8 @@
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::LocalSet;
 
 use super::links::Links;
-use crate::store::{Answer, StoreError};
+use crate::store::{Answer, QueueReading, StoreError};
 
 /// How long requests that are under way may take when the store ends; the others are answered that it is stopping.
 const END_MAX: Duration = Duration::from_secs(10);
@@ -36,6 +38,8 @@ pub(super) enum Kind {
 pub(super) struct StoreThread {
     jobs: Option<mpsc::UnboundedSender<Job>>,
     places: [Arc<Semaphore>; 3],
+    refused: [AtomicU64; 3],
+    queue_max: usize,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -77,7 +81,20 @@ impl StoreThread {
         })?;
         let opened = futures_executor::block_on(opening).expect("the thread answers before it ends");
         let places = [(); 3].map(|()| Arc::new(Semaphore::new(queue_max)));
-        opened.map(|answer| (Self { jobs: Some(jobs), places, thread: Some(thread) }, answer))
+        opened.map(|answer| {
+            (Self { jobs: Some(jobs), places, refused: Default::default(), queue_max, thread: Some(thread) }, answer)
+        })
+    }
+
+    /// How full the queues are.
+    pub(super) fn queues(&self) -> Vec<QueueReading> {
+        let names = [(Kind::Read, "store_reads"), (Kind::Account, "store_accounts"), (Kind::Bulk, "store_batches")];
+        let read = |(kind, queue): (Kind, &'static str)| {
+            let waiting = self.queue_max.saturating_sub(self.places[kind as usize].available_permits());
+            let refused = self.refused[kind as usize].load(Relaxed);
+            QueueReading { queue, waiting, places: self.queue_max, refused }
+        };
+        names.into_iter().map(read).collect()
     }
 
     /// Hands a request over.
@@ -88,6 +105,7 @@ impl StoreThread {
     {
         let Some(jobs) = &self.jobs else { return refused(StoreError::stopped()) };
         let Ok(place) = self.places[kind as usize].clone().try_acquire_owned() else {
+            self.refused[kind as usize].fetch_add(1, Relaxed);
             return refused(StoreError::Busy);
         };
         let (reply, answer) = oneshot::channel();

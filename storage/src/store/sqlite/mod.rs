@@ -19,8 +19,8 @@ use proto::{SessionId, UserId, Version};
 use self::connection::Purpose;
 use super::{
     Account, Answer, Applied, Batch, HistoryAfter, HistoryPage, ImportReport, ImportRow, LoadedUser, NewSession,
-    NewUser, ParkedRecord, Purged, QueueReading, Revocation, RevokeAt, Role, Rotate, Rotation, Rows, SeedUser, SeriesRow, Session,
-    Store, StoreCheck, StoreError, TokenHash, UserKey,
+    NewUser, ParkedRecord, Purged, QueueReading, Revocation, RevokeAt, Role, Rotate, Rotation, Rows, SeedUser,
+    SeriesRow, Session, Store, StoreCheck, StoreError, TokenHash, UserKey,
 };
 use crate::journal::{JournalId, LaneCursors, StoreId};
 use crate::migrations::{self, Migrated, MigrationError};

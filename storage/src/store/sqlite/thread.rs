@@ -4,7 +4,8 @@
 //! connection that has nothing to do gives its page cache back: what a burst needed is not kept for the quiet after it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -15,12 +16,46 @@ use futures_util::future::BoxFuture;
 use rusqlite::Connection;
 
 use super::connection::refusal;
-use crate::store::StoreError;
+use crate::store::{QueueReading, StoreError};
 
 /// What a request answers.
 pub(super) type Answer<T> = BoxFuture<'static, Result<T, StoreError>>;
 
-type Queue = SyncSender<Box<dyn Job>>;
+/// A bounded queue into a thread.
+struct Queue {
+    jobs: SyncSender<Box<dyn Job>>,
+    level: Arc<Level>,
+}
+
+/// How full a queue is, or several that serve the same requests.
+#[derive(Default)]
+struct Level {
+    waiting: AtomicUsize,
+    refused: AtomicU64,
+}
+
+impl Level {
+    fn read(&self, queue: &'static str, places: usize) -> QueueReading {
+        let (waiting, refused) = (self.waiting.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed));
+        QueueReading { queue, waiting, places, refused }
+    }
+}
+
+/// A request's place in a queue, until it has been answered.
+struct Place(Arc<Level>);
+
+impl Place {
+    fn take(level: &Arc<Level>) -> Self {
+        level.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(level))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Account writes that share one transaction at most: one flush for all of them.
 const GROUP_MAX: usize = 64;
@@ -31,6 +66,8 @@ const CACHE_KEPT: Duration = Duration::from_millis(500);
 
 /// One request on its way to a connection.
 trait Job: Send {
+    /// Takes its place in a queue.
+    fn sit(&mut self, place: Place);
     /// Does the work inside a transaction; false when it has failed and must leave nothing behind.
     fn run(&mut self, conn: &Connection) -> bool;
     /// Answers, after the transaction's end; an error stands for all of its requests.
@@ -41,6 +78,7 @@ struct Call<T, F> {
     work: Option<F>,
     result: Option<Result<T, StoreError>>,
     reply: oneshot::Sender<Result<T, StoreError>>,
+    place: Option<Place>,
 }
 
 impl<T, F> Job for Call<T, F>
@@ -48,6 +86,10 @@ where
     T: Send,
     F: FnOnce(&Connection) -> Result<T, StoreError> + Send,
 {
+    fn sit(&mut self, place: Place) {
+        self.place = Some(place);
+    }
+
     fn run(&mut self, conn: &Connection) -> bool {
         let work = self.work.take().expect("a job runs once");
         let result = catch_unwind(AssertUnwindSafe(|| work(conn))).unwrap_or_else(|panic| {
@@ -79,16 +121,26 @@ where
 {
     let (reply, answer) = oneshot::channel();
     let answer = answer.map(|answer| answer.unwrap_or_else(|_| Err(StoreError::stopped()))).boxed();
-    (Box::new(Call { work: Some(work), result: None, reply }), answer)
+    (Box::new(Call { work: Some(work), result: None, reply, place: None }), answer)
 }
 
 fn refused<T: Send + 'static>(error: StoreError) -> Answer<T> {
     futures_util::future::ready(Err(error)).boxed()
 }
 
+impl Queue {
+    fn put(&self, mut job: Box<dyn Job>) -> Result<(), TrySendError<Box<dyn Job>>> {
+        job.sit(Place::take(&self.level));
+        self.jobs.try_send(job)
+    }
+}
+
 fn enqueue(queue: &Queue, job: Box<dyn Job>) -> Result<(), StoreError> {
-    queue.try_send(job).map_err(|refused| match refused {
-        TrySendError::Full(_) => StoreError::Busy,
+    queue.put(job).map_err(|refused| match refused {
+        TrySendError::Full(_) => {
+            queue.level.refused.fetch_add(1, Ordering::Relaxed);
+            StoreError::Busy
+        }
         TrySendError::Disconnected(_) => StoreError::stopped(),
     })
 }
@@ -96,6 +148,7 @@ fn enqueue(queue: &Queue, job: Box<dyn Job>) -> Result<(), StoreError> {
 struct Queues {
     urgent: Queue,
     bulk: Queue,
+    places: usize,
 }
 
 /// The one thread that writes.
@@ -114,7 +167,15 @@ impl Writer {
             runtime::priority::yield_to_shards();
             write_loop(&conn, &urgent_jobs, &bulk_jobs);
         })?;
-        Ok(Self { queues: Some(Queues { urgent, bulk }), thread: Some(thread) })
+        let queue = |jobs| Queue { jobs, level: Arc::default() };
+        let queues = Queues { urgent: queue(urgent), bulk: queue(bulk), places: queue_max };
+        Ok(Self { queues: Some(queues), thread: Some(thread) })
+    }
+
+    /// How full its queues are.
+    pub(super) fn queues(&self) -> Vec<QueueReading> {
+        let Some(Queues { urgent, bulk, places }) = &self.queues else { return Vec::new() };
+        vec![urgent.level.read("store_accounts", *places), bulk.level.read("store_batches", *places)]
     }
 
     /// An account write: goes before bulk work, shares its flush with others that wait.
@@ -255,18 +316,23 @@ pub(super) struct Readers {
     queues: Vec<Queue>,
     threads: Vec<JoinHandle<()>>,
     next: AtomicUsize,
+    level: Arc<Level>,
+    places: usize,
 }
 
 impl Readers {
     /// Starts one thread per connection.
     pub(super) fn start(connections: Vec<Connection>, queue_max: usize) -> std::io::Result<Self> {
-        let mut readers = Self { queues: Vec::new(), threads: Vec::new(), next: AtomicUsize::new(0) };
+        let places = connections.len() * queue_max;
+        let level = Arc::<Level>::default();
+        let next = AtomicUsize::new(0);
+        let mut readers = Self { queues: Vec::new(), threads: Vec::new(), next, level, places };
         for (number, conn) in connections.into_iter().enumerate() {
-            let (queue, jobs) = sync_channel::<Box<dyn Job>>(queue_max);
+            let (sender, jobs) = sync_channel::<Box<dyn Job>>(queue_max);
             let thread = thread::Builder::new().name(format!("store-read-{number}")).spawn(move || {
                 read_loop(&conn, &jobs);
             })?;
-            readers.queues.push(queue);
+            readers.queues.push(Queue { jobs: sender, level: Arc::clone(&readers.level) });
             readers.threads.push(thread);
         }
         Ok(readers)
@@ -281,12 +347,18 @@ impl Readers {
         let (mut job, answer) = call(work);
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         for offset in 0..self.queues.len() {
-            match self.queues[(first.wrapping_add(offset)) % self.queues.len()].try_send(job) {
+            match self.queues[(first.wrapping_add(offset)) % self.queues.len()].put(job) {
                 Ok(()) => return answer,
                 Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => job = back,
             }
         }
+        self.level.refused.fetch_add(1, Ordering::Relaxed);
         refused(StoreError::Busy)
+    }
+
+    /// How full their queues are, together.
+    pub(super) fn queue(&self) -> QueueReading {
+        self.level.read("store_reads", self.places)
     }
 }
 
