@@ -15,6 +15,7 @@ use runtime::local::Signal;
 use rustc_hash::FxHashMap;
 use storage::journal::{Durable, LaneCursors, Lsn, ShardJournal, Ticket};
 use storage::lane::Lane;
+use storage::trace;
 
 use crate::Handed;
 use crate::accounts::lockout::LockOuts;
@@ -27,7 +28,8 @@ use crate::fault::Fault;
 use crate::limits::Rate;
 use crate::message::{Answer, ConnRef, Delivery, Mail, Reply, Request, Target};
 use crate::metrics::Counters;
-use crate::request::{Acked, Announcement};
+use crate::nodes::Refreshes;
+use crate::request::{Acked, Announcement, Done};
 use crate::revocations::Ending;
 use crate::shard::Shard;
 use crate::shared::Shared;
@@ -85,6 +87,7 @@ pub(crate) struct Core {
     pub(crate) frame_rate: Rate,
     pub(crate) line_rate: Rate,
     pub(crate) loads: usize,
+    pub(crate) refreshes: Refreshes,
     pub(crate) arrivals: VecDeque<Handed>,
     pub(crate) arrival_waker: Option<Waker>,
     gate: VecDeque<Gated>,
@@ -123,6 +126,7 @@ impl Core {
             frame_rate: Rate::new(limits.frame_rate_per_s, limits.frame_burst),
             line_rate: Rate::new(limits.line_rate_per_s, limits.line_burst),
             loads: 0,
+            refreshes: Refreshes::default(),
             arrivals: VecDeque::new(),
             arrival_waker: None,
             gate: VecDeque::new(),
@@ -343,8 +347,16 @@ impl Core {
 
     fn release_one(&mut self, what: Release) {
         match what {
-            Release::Ack { conn, seq, acked } => self.deliver(conn, Outgoing::Ack { seq, acked }),
-            Release::Answer { target, answer } => self.answer(target, answer),
+            Release::Ack { conn, seq, acked } => {
+                log_acknowledged(&acked);
+                self.deliver(conn, Outgoing::Ack { seq, acked });
+            }
+            Release::Answer { target, answer } => {
+                if let Ok(Answer::Done(Done::Progress(acked))) = &answer {
+                    log_acknowledged(acked);
+                }
+                self.answer(target, answer);
+            }
             Release::Announce { slot, announcement, origin } => self.announce(slot, announcement, origin),
         }
     }
@@ -359,8 +371,9 @@ impl Core {
     }
 
     fn announce(&mut self, slot: u32, announcement: Announcement, origin: Option<ConnRef>) {
+        let version = announcement.state.key.version;
         let event = Arc::new(Event::new(announcement));
-        let mut at = 0;
+        let (mut at, before) = (0, self.counters.announced);
         // Walked by index, because delivering needs the rest of the shard.
         while let Some(resident) = self.users.get_checked(slot, announcement.user)
             && let Some(conn) = resident.connections.get(at).copied()
@@ -376,6 +389,10 @@ impl Core {
                 self.users.unpin(announcement.user, conn);
                 at -= 1;
             }
+        }
+        if trace::follows(version) {
+            let connections = self.counters.announced - before;
+            tracing::info!(target: trace::TARGET, version = version.0, stage = "announced", connections);
         }
     }
 
@@ -450,5 +467,12 @@ impl Release {
             Self::Ack { conn, .. } | Self::Answer { target: Target::Connection { conn, .. }, .. } => Some(*conn),
             _ => None,
         }
+    }
+}
+
+fn log_acknowledged(acked: &Acked) {
+    let version = acked.state.key.version;
+    if trace::follows(version) && !acked.already {
+        tracing::info!(target: trace::TARGET, version = version.0, stage = "acknowledged");
     }
 }

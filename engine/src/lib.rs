@@ -25,6 +25,7 @@ mod limits;
 mod loading;
 mod message;
 mod metrics;
+mod nodes;
 mod recovery;
 mod report;
 pub mod request;

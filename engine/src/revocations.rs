@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use proto::{Code, GrantId, UserId};
 use runtime::notify::Notify;
 use storage::store::Revocation;
+use storage::wire::Wire;
 
 use crate::fault::Fault;
 use crate::grants::Grant;
@@ -62,6 +63,7 @@ pub(crate) struct Revocations {
     /// Tokens made up to this second are refused: a grant that was revoked by then may be forgotten. 0: none is.
     floor_s: AtomicU32,
     shards: OnceLock<Vec<Arc<Ended>>>,
+    wire: OnceLock<Wire>,
 }
 
 impl Revocations {
@@ -93,12 +95,30 @@ impl Revocations {
             ArcSwap::new(if entries.is_empty() { Arc::clone(&nothing) } else { Arc::new(entries) })
         };
         let chunks = chunks.into_iter().map(&mut settle).collect();
-        Self { chunks, floor_s: AtomicU32::new(floor_s), shards: OnceLock::new() }
+        Self { chunks, floor_s: AtomicU32::new(floor_s), shards: OnceLock::new(), wire: OnceLock::new() }
     }
 
     /// Whom to tell from now on: one per shard.
     pub(crate) fn tell(&self, shards: Vec<Arc<Ended>>) {
         let _ = self.shards.set(shards);
+    }
+
+    /// The other nodes, to tell them too.
+    pub(crate) fn share(&self, wire: Wire) {
+        let _ = self.wire.set(wire);
+    }
+
+    /// Publishes what was revoked on this node, here and to the others.
+    pub(crate) fn publish(&self, revoked: &[Revocation], now_ms: u64) {
+        self.add(revoked, now_ms);
+        if let Some(wire) = self.wire.get() {
+            wire.revoked(revoked);
+        }
+    }
+
+    /// Has every shard look at all its connections once more.
+    pub(crate) fn check_all(&self) {
+        self.shards.get().into_iter().flatten().for_each(|shard| shard.add_any());
     }
 
     /// Publishes more, forgets what may be forgotten, and tells the shards. Copies one piece per revocation, however many are known.
@@ -225,6 +245,13 @@ impl Ended {
         if !revoked.is_empty() {
             self.any.notify();
         }
+    }
+
+    fn add_any(&self) {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.resize(ENDED_MAX + 1, (GrantId::default(), UserId::default()));
+        drop(list);
+        self.any.notify();
     }
 
     /// Waits for some, and takes all.

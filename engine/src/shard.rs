@@ -22,6 +22,7 @@ use crate::driver;
 use crate::fault::Fault;
 use crate::message::{Answer, Mail, Reply, Request, Target, Work};
 use crate::metrics::{Counters, Handles, Levels};
+use crate::nodes::Incoming;
 use crate::revocations::Ended;
 use crate::shared::Shared;
 use crate::signin::Bearers;
@@ -69,6 +70,8 @@ pub(crate) struct Wakes {
     pub(crate) watermark: Notify,
     /// Grants were revoked.
     pub(crate) ended: Arc<Ended>,
+    /// Other nodes have changed something.
+    pub(crate) incoming: Arc<Incoming>,
     /// Another shard has come to its end.
     pub(crate) done: Notify,
 }
@@ -108,6 +111,7 @@ impl Shard {
             endless("mail", this().mail()),
             endless("held answers", this().held_answers()),
             endless("revocations", this().revocations(Arc::clone(&wakes.ended))),
+            endless("other nodes", this().other_nodes(Arc::clone(&wakes.incoming))),
             endless("housekeeping", this().housekeeping()),
         ])
     }
@@ -188,6 +192,18 @@ impl Shard {
         }
     }
 
+    async fn other_nodes(self: Rc<Self>, incoming: Arc<Incoming>) {
+        loop {
+            let arrived = incoming.take().await;
+            {
+                let mut core = self.core.borrow_mut();
+                core.open_turn();
+                core.arrived(arrived);
+            }
+            runtime::budget::spend().await;
+        }
+    }
+
     async fn housekeeping(self: Rc<Self>) {
         let mut handles = Handles::new(self.id);
         loop {
@@ -197,6 +213,10 @@ impl Shard {
             core.users.evict();
             core.send_outbox();
             core.give_back();
+            if core.has_refreshes() {
+                core.open_turn();
+                core.refresh_more();
+            }
             let since_start_ms = driver::now(self.shared.started).since_start_ns / 1_000_000;
             core.lockouts.forget(since_start_ms);
             let levels = Levels {

@@ -12,6 +12,7 @@ use runtime::notify::Notify;
 use storage::hot::HotCache;
 use storage::journal::Cursors;
 use storage::store::SharedStore;
+use storage::wire::Wire;
 
 use crate::accounts::Accounts;
 use crate::catalogue::Catalogue;
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) store: SharedStore,
     /// Between memory and the store, when there is one.
     pub(crate) hot: Option<HotCache>,
+    /// To the other nodes on the same database, when there can be some.
+    pub(crate) wire: Option<Wire>,
     pub(crate) cursors: Cursors,
     pub(crate) catalogue: Arc<ArcSwap<Catalogue>>,
     pub(crate) revocations: Arc<Revocations>,

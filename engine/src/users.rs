@@ -2,6 +2,8 @@
 //! is attached or while the store lacks some of its changes; and goes, least recently used first, when the memory for users
 //! is full. It never decides what a change is: that is `hub`'s.
 
+mod elsewhere;
+
 use std::collections::VecDeque;
 
 use hub::{Hlc, UserState};
@@ -14,6 +16,7 @@ use storage::lane::{Lane, lane_of};
 use crate::driver::{Sabotage, sabotaged};
 use crate::limits::Bucket;
 use crate::message::{ConnRef, Target, Work};
+use elsewhere::Elsewhere;
 
 /// No neighbour in the list.
 const NONE: u32 = u32::MAX;
@@ -89,6 +92,8 @@ pub(crate) struct Users {
     recovered: FxHashMap<UserId, UserState>,
     /// The last position of any of them.
     recovered_until: Lsn,
+    /// What other nodes changed and the store may lack.
+    elsewhere: Elsewhere,
     newest: u32,
     oldest: u32,
     bytes: usize,
@@ -107,6 +112,7 @@ impl Users {
             slots: Slab::new(),
             recovered: FxHashMap::default(),
             recovered_until: Lsn::ZERO,
+            elsewhere: Elsewhere::new(dirty_bytes_max),
             newest: NONE,
             oldest: NONE,
             bytes: 0,
@@ -267,6 +273,19 @@ impl Users {
             unreachable!("only resident users change")
         };
         resident.ticket = ticket;
+        if !resident.dirty {
+            resident.dirty = true;
+            self.dirty_bytes += resident.bytes;
+            self.dirty.push_back(slot);
+        }
+        self.count_bytes(slot);
+    }
+
+    /// The user's state takes other room than before.
+    pub(crate) fn count_bytes(&mut self, slot: u32) {
+        let Slot::Resident(resident) = &mut self.slots[slot as usize].1 else {
+            unreachable!("only resident users change")
+        };
         let bytes = USER_BYTES + resident.state.heap_bytes();
         if bytes != resident.bytes {
             self.bytes = self.bytes + bytes - resident.bytes;
@@ -274,11 +293,6 @@ impl Users {
                 self.dirty_bytes = self.dirty_bytes + bytes - resident.bytes;
             }
             resident.bytes = bytes;
-        }
-        if !resident.dirty {
-            resident.dirty = true;
-            self.dirty_bytes += bytes;
-            self.dirty.push_back(slot);
         }
     }
 
@@ -347,11 +361,7 @@ impl Users {
                 self.list(slot);
                 continue;
             }
-            let (user, gone) = self.slots.remove(slot as usize);
-            self.by_id.remove(&user);
-            if let Slot::Resident(resident) = gone {
-                self.bytes -= resident.bytes;
-            }
+            self.forget(slot);
             self.evictions += 1;
             scanned = 0;
         }
@@ -366,6 +376,7 @@ impl Users {
             dirty_bytes: self.dirty_bytes,
             evictions: self.evictions,
             recovered: self.recovered.len(),
+            held: self.held(),
         }
     }
 
@@ -441,6 +452,8 @@ pub(crate) struct Figures {
     pub(crate) dirty_bytes: usize,
     pub(crate) evictions: u64,
     pub(crate) recovered: usize,
+    /// Users of whom other nodes' changes are kept until the store has them, and their bytes.
+    pub(crate) held: (usize, usize),
 }
 
 /// Gives back most of a queue's room when a burst has left it much larger than what is in it.

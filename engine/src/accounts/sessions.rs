@@ -127,7 +127,7 @@ impl Accounts {
     }
 
     fn publish(&self, revoked: &[Revocation]) {
-        self.revocations.add(revoked, now_ms());
+        self.revocations.publish(revoked, now_ms());
     }
 }
 

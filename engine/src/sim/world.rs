@@ -247,6 +247,7 @@ impl World {
             started: Instant::now(),
             store: Arc::clone(&self.shared_store),
             hot: None,
+            wire: None,
             cursors: cursors.clone(),
             catalogue: Arc::new(ArcSwap::from_pointee(catalogue())),
             revocations,

@@ -4,6 +4,7 @@ use super::*;
 use hub::record::{LibraryRecord, Record};
 use proto::{MangaId, ReadingStatus};
 use storage::journal::LaneCursors;
+use storage::wire::Origin;
 
 fn waiting() -> Waiting {
     let (sender, _) = futures_channel::oneshot::channel();
@@ -101,6 +102,79 @@ fn what_the_journal_had_is_merged_until_the_store_has_it() {
     Lane::all().for_each(|lane| cursors.publish(lane, Lsn(7)));
     users.settle(&cursors);
     assert!(users.recovered(user).is_none());
+}
+
+fn told(seq: u64) -> Origin {
+    Origin { node: NodeId(2), epoch: 5, seq }
+}
+
+fn on_the_shelf(user: UserId, manga: i64) -> Record {
+    let row = hub::LibraryRow {
+        version: Version(9),
+        node: NodeId(2),
+        deleted: false,
+        status: ReadingStatus::Reading,
+        added_at_ms: 1,
+    };
+    Record::Library(LibraryRecord { user, manga: MangaId(manga), row })
+}
+
+#[test]
+fn what_another_node_changed_is_merged_until_its_store_has_it() {
+    let mut users = Users::new(usize::MAX, usize::MAX);
+    let (user, later) = (UserId::new_v7(), UserId::new_v7());
+    let has = |users: &Users, user: UserId, manga: i64| {
+        let loaded = users.join(UserState::new(user, NodeId(1)), NodeId(1));
+        loaded.library(MangaId(manga)).is_some()
+    };
+    assert!(users.hold(told(3), &on_the_shelf(user, 1), NodeId(1)));
+    assert!(users.hold(told(4), &on_the_shelf(user, 2), NodeId(1)));
+    assert!(users.hold(told(4), &on_the_shelf(later, 1), NodeId(1)));
+    assert!(has(&users, user, 1) && has(&users, user, 2));
+    assert!(!users.stored_elsewhere(&told(3)));
+    assert!(has(&users, user, 2), "number 4 is not stored");
+    // The store may have answered before it had it: whoever is being loaded gets it still.
+    users.begin(later, waiting());
+    users.stored_elsewhere(&Origin { node: NodeId(3), ..told(9) });
+    assert!(has(&users, user, 2), "that is another node's word");
+    users.stored_elsewhere(&told(4));
+    assert!(!has(&users, user, 1) && has(&users, later, 1));
+    users.fail(later);
+    users.stored_elsewhere(&told(5));
+    assert_eq!(users.figures().held, (0, 0));
+    // A run begins once the store has what the earlier ones left.
+    users.hold(told(9), &on_the_shelf(user, 1), NodeId(1));
+    users.stored_elsewhere(&Origin { epoch: 6, ..told(0) });
+    assert_eq!(users.figures().held, (0, 0));
+}
+
+#[test]
+fn what_finds_no_room_is_a_gap_once_it_is_stored() {
+    let mut users = Users::new(usize::MAX, 1);
+    let (user, other) = (UserId::new_v7(), UserId::new_v7());
+    assert!(users.hold(told(1), &on_the_shelf(user, 1), NodeId(1)));
+    assert!(!users.hold(told(2), &on_the_shelf(other, 1), NodeId(1)));
+    assert!(!users.stored_elsewhere(&told(1)));
+    assert!(users.stored_elsewhere(&told(2)));
+    assert!(!users.stored_elsewhere(&told(3)), "once");
+}
+
+#[test]
+fn after_a_gap_only_those_stay_whom_the_store_cannot_give_back() {
+    let mut users = Users::new(usize::MAX, usize::MAX);
+    let [clean, connected, changed] = std::array::from_fn(|_| filled(&mut users));
+    users.pin(connected.1, ConnRef { shard: 0, slot: 0, generation: 1 });
+    users.changed(changed.1, Ticket(1));
+    let loading = UserId::new_v7();
+    users.begin(loading, waiting());
+    let mut left = users.forget_clean();
+    left.sort_unstable();
+    let mut expected = [connected.0, changed.0, loading];
+    expected.sort_unstable();
+    assert_eq!(left, expected);
+    assert!(!is_resident(&users, clean.0) && is_resident(&users, connected.0));
+    users.fail(loading);
+    assert_eq!(users.figures().users, 2);
 }
 
 #[test]

@@ -147,7 +147,7 @@ impl Outbox {
         }
         if self.unstored.len() > UNSTORED_MAX {
             // Coarser is safe: what stands for fewer numbers is stored no earlier. The last one stays.
-            let mut keep = self.unstored.len() % 2 == 0;
+            let mut keep = self.unstored.len().is_multiple_of(2);
             self.unstored.retain(|_| {
                 keep = !keep;
                 keep
