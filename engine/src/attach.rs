@@ -129,6 +129,17 @@ impl Attachment {
         Ok(())
     }
 
+    /// Whether an update would be refused only because much is on its way to the disk just now. A door that can make its client
+    /// wait waits for [`Attachment::room`] instead; one that did so in vain lets the update be refused.
+    pub fn is_pressed(&self) -> bool {
+        self.shard.core.borrow().is_pressed()
+    }
+
+    /// Waits until that has passed, or is not to be waited for any more.
+    pub async fn room(&self) {
+        std::future::poll_fn(|context| self.shard.core.borrow_mut().poll_room(context)).await;
+    }
+
     /// Commands taken and not yet answered.
     pub fn unanswered(&self) -> u32 {
         let mut core = self.shard.core.borrow_mut();

@@ -16,7 +16,7 @@ use crate::request::{Acked, Announcement, Command, Done, ProgressView, SetProgre
 use crate::users::{Found, Waiting};
 
 /// The most that one command's records take in the journal, framing included: a progress record and a device's tombstone.
-const COMMAND_BYTES_MAX: usize = 1_024;
+pub(crate) const COMMAND_BYTES_MAX: usize = 1_024;
 
 /// Live connections per user: what one update may be announced to.
 const CONNECTIONS_PER_USER_MAX: usize = 256;

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
 use std::rc::Weak;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 
 use arc_swap::{ArcSwap, Cache};
 use hub::Hlc;
@@ -21,6 +21,7 @@ use crate::Handed;
 use crate::accounts::lockout::LockOuts;
 use crate::attach::Outgoing;
 use crate::catalogue::Catalogue;
+use crate::commands::COMMAND_BYTES_MAX;
 use crate::connections::{Connections, QueueLimits};
 use crate::driver::{self, Sabotage, sabotaged};
 use crate::fanout::Event;
@@ -97,6 +98,8 @@ pub(crate) struct Core {
     /// The cursors at the last look.
     held_at: LaneCursors,
     pub(crate) held_signal: Signal,
+    /// Connections that read on once the journal has room.
+    room_wakers: VecDeque<Waker>,
     durable: Durable,
     turn: Signal,
     turn_is_open: bool,
@@ -134,6 +137,7 @@ impl Core {
             held_of: FxHashMap::default(),
             held_at: LaneCursors::START,
             held_signal,
+            room_wakers: VecDeque::new(),
             turn,
             turn_is_open: false,
             outbox: (0..shared.shards).map(|_| VecDeque::new()).collect(),
@@ -194,6 +198,24 @@ impl Core {
             self.pass(database, what);
         }
         self.send_outbox();
+        // Not sooner: each of them may bring a whole read's worth.
+        if !self.room_wakers.is_empty() && self.journal.has_room() {
+            self.room_wakers.drain(..).for_each(Waker::wake);
+        }
+    }
+
+    /// Whether another command would find as much on its way to the disk as may be.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.journal.is_pressed(COMMAND_BYTES_MAX)
+    }
+
+    /// Waits until that has passed. Ready at once also when the journal takes nothing at all: that is for a refusal to say.
+    pub(crate) fn poll_room(&mut self, context: &Context<'_>) -> Poll<()> {
+        if !self.is_pressed() {
+            return Poll::Ready(());
+        }
+        self.room_wakers.push_back(context.waker().clone());
+        Poll::Pending
     }
 
     /// Whether nothing waits any more.
@@ -233,6 +255,7 @@ impl Core {
         give_back(&mut self.gate);
         give_back(&mut self.held);
         give_back(&mut self.departures);
+        give_back(&mut self.room_wakers);
         self.outbox.iter_mut().for_each(give_back);
     }
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use client::shell::Error;
-use proto::{Code, DeviceId, UserId};
+use proto::{Code, DeviceId, MangaId, MergeKey, UserId};
 use tokio::task::JoinHandle;
 
 use crate::connection::{Connection, Pending};
@@ -313,12 +313,7 @@ enum AtStake {
 
 /// Waits until the database has everything, and compares its rows with what the server shows, which has just been compared with
 /// everything that it ever said.
-async fn compare_rows(
-    doors: &Doors,
-    tokens: &Tokens,
-    stores: &mut dyn Stores,
-    cycle: u32,
-) -> Result<(), Failure> {
+async fn compare_rows(doors: &Doors, tokens: &Tokens, stores: &mut dyn Stores, cycle: u32) -> Result<(), Failure> {
     let deadline = Instant::now() + DRAIN_PATIENCE;
     loop {
         let lag = http::metric(&http::get(doors.metrics, "/metrics")?, LAG).unwrap_or(0.0) as u64;
@@ -394,10 +389,18 @@ async fn load_and_kill(
         Kind::DatabaseGone | Kind::CacheGone => {
             if let Some(stores) = stores.as_deref_mut() {
                 let is_database = kind == Kind::DatabaseGone;
-                if is_database { stores.end_database() } else { stores.end_cache() }
+                if is_database {
+                    stores.end_database()
+                } else {
+                    stores.end_cache()
+                }
                 served_again(&shared, "the end of a store", cycle).await?;
                 tokio::time::sleep(load).await;
-                if is_database { stores.start_database() } else { stores.start_cache() }
+                if is_database {
+                    stores.start_database()
+                } else {
+                    stores.start_cache()
+                }
                 served_again(&shared, "the return of a store", cycle).await?;
                 served = true;
             }

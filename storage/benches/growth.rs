@@ -12,7 +12,7 @@ use hub::progress::ProgressRow;
 use hub::record::{ProgressRecord, Record};
 use postgres_server::PostgresServer;
 use proto::{Chapter, MangaId, MergeKey, NodeId, Page, UserId, Version};
-use storage::journal::{JournalId, Lsn};
+use storage::journal::{JournalId, LaneCursors, Lsn};
 use storage::lane::Lane;
 use storage::store::{Batch, PostgresConfig, PostgresStore, Rows, SqliteConfig, SqliteStore, Store};
 
@@ -49,7 +49,8 @@ impl Grown<'_> {
         positions.for_each(|at| rows.add(&Record::Progress(row(at, self.version))));
         self.lsn += BATCH_ROWS;
         let cursors = Lane::all().map(|lane| (lane, Lsn(self.lsn))).collect();
-        let batch = Batch { journal: JournalId([1; 16]), rows: rows.into(), parked: Vec::new(), cursors, now_unix_ms: 1 };
+        let batch =
+            Batch { journal: JournalId([1; 16]), rows: rows.into(), parked: Vec::new(), cursors, behind: LaneCursors::START, now_unix_ms: 1 };
         block_on(self.store.apply(batch)).expect("the store answers");
     }
 

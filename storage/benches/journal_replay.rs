@@ -64,7 +64,8 @@ fn main() -> ExitCode {
             for (name, recording) in RECORDINGS {
                 let sizes: Vec<usize> =
                     recording.split_whitespace().map(|size| size.parse().expect("a recording is numbers")).collect();
-                for (room, run_bytes) in [("zeroing as it goes", RUN_BYTES), ("room zeroed before", ONE_SEGMENT_BYTES)] {
+                for (room, run_bytes) in [("zeroing as it goes", RUN_BYTES), ("room zeroed before", ONE_SEGMENT_BYTES)]
+                {
                     compare(&format!("{name}, as fast as it takes them, {room}"), &sizes, run_bytes, Feed::Full);
                     compare(&format!("{name}, one at a time, {room}"), &sizes, run_bytes, Feed::Single);
                 }

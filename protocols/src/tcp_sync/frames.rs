@@ -117,10 +117,13 @@ impl Frames {
 }
 
 impl Wire for Frames {
-    fn take(&self, link: &Link<Self>, bytes: &[u8]) -> (usize, Next) {
+    fn take(&self, link: &Link<Self>, bytes: &[u8], patient: bool) -> (usize, Next) {
         let mut used = 0;
         // Also because an empty buffer lies nowhere in particular, so not at a multiple of 16 either.
         while used < bytes.len() {
+            if patient && link.attachment.is_pressed() {
+                return (used, Next::Press);
+            }
             match split_frame(&bytes[used..], &self.caps) {
                 Ok(Some(frame)) => {
                     used += frame.consumed();

@@ -119,11 +119,14 @@ impl Lines {
 }
 
 impl Wire for Lines {
-    fn take(&self, link: &Link<Self>, bytes: &[u8]) -> (usize, Next) {
+    fn take(&self, link: &Link<Self>, bytes: &[u8], patient: bool) -> (usize, Next) {
         let mut used = 0;
         loop {
             if link.attachment.unanswered() >= self.window {
                 return (used, Next::Wait);
+            }
+            if patient && link.attachment.is_pressed() {
+                return (used, Next::Press);
             }
             match split_line(&bytes[used..], self.searched.get()) {
                 Ok(Some((line, consumed))) => {

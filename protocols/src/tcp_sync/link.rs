@@ -36,10 +36,14 @@ const QUIET_MS: u64 = 500;
 const ASIDE_BYTES_MAX: usize = 64 * 1024;
 /// How long answers may take once the client has said that it is done.
 const FINISH_MS: u64 = 30_000;
-/// What being refused for a rate or a full queue costs whoever asked: so long nothing more is read from the connection. Refusing takes less
+/// What an update beyond its rate costs whoever sent it: so long nothing more is read from the connection. Refusing takes less
 /// than a microsecond, so a flood would otherwise be worth a core; at this price it is worth a twentieth.
 const REFUSAL_US: u32 = 50;
-/// The longest that a connection is not read for it.
+/// How often and how many times a connection that is not read, because much is on its way to the disk, looks whether it may be.
+/// After that its updates are refused: it is not the ordinary coming and going of a loaded disk any more.
+const ROOM_LOOK_EVERY: Duration = Duration::from_millis(5);
+const ROOM_LOOKS: u32 = 20;
+/// The longest that a connection is not read for refusals.
 const PAUSE_US_MAX: u32 = 100_000;
 /// Shorter pauses, those of an honest burst, are let off: a timer is not finer.
 const PAUSE_US_MIN: u32 = 1_000;
@@ -48,8 +52,9 @@ const WRITE_BYTES_KEPT: usize = 256 * 1024;
 
 /// What the wires have in common.
 pub(crate) trait Wire: 'static {
-    /// Submits every complete message of `bytes`; says how many bytes that were and how to go on.
-    fn take(&self, link: &Link<Self>, bytes: &[u8]) -> (usize, Next)
+    /// Submits every complete message of `bytes`; says how many bytes that were and how to go on. A `patient` one stops where the
+    /// journal has to catch up.
+    fn take(&self, link: &Link<Self>, bytes: &[u8], patient: bool) -> (usize, Next)
     where
         Self: Sized;
 
@@ -74,6 +79,8 @@ pub(crate) enum Next {
     Read,
     /// Too much is unanswered: wait for answers first.
     Wait,
+    /// Too much is on its way to the disk: wait until it is there.
+    Press,
     /// The connection ends.
     End(Ending),
 }
@@ -101,7 +108,7 @@ pub(crate) struct Link<W> {
     ending: RefCell<Option<Box<Ending>>>,
     /// When the last reader read the last time.
     heard_ms: Cell<u64>,
-    /// How long the reader has yet to wait for what was refused.
+    /// How long the reader has yet to wait for what was beyond the rate.
     pause_us: Cell<u32>,
     answered: Nudge,
     /// The stream has been read to its end.
@@ -131,7 +138,7 @@ impl<W: Wire> Link<W> {
 
     /// Notes a refusal on its way to the client.
     pub(crate) fn refused(&self, fault: &Fault) {
-        if matches!(fault.code, Code::RateLimited | Code::Busy) {
+        if fault.code == Code::RateLimited {
             self.pause_us.set((self.pause_us.get() + REFUSAL_US).min(PAUSE_US_MAX));
         }
     }
@@ -210,7 +217,7 @@ impl<W: Wire> Link<W> {
             if !self.is_deaf() {
                 match self.submit(&mut buffer).await {
                     Next::End(ending) => self.end(ending),
-                    Next::Read | Next::Wait => {}
+                    Next::Read | Next::Wait | Next::Press => {}
                 }
             }
             if self.is_deaf() {
@@ -239,16 +246,31 @@ impl<W: Wire> Link<W> {
 
     /// Submits what is there; waits for answers where the wire asks for it.
     async fn submit(&self, buffer: &mut AlignedBuf) -> Next {
+        let mut patient = true;
         loop {
-            let (used, next) = self.wire.take(self, buffer.as_slice());
+            let (used, next) = self.wire.take(self, buffer.as_slice(), patient);
             if used > 0 {
                 buffer.consume(used);
             }
             match next {
                 Next::Wait if !self.is_deaf() => self.answered.raised().await,
+                Next::Press if !self.is_deaf() => {
+                    patient = self.await_room().await;
+                }
                 next => return next,
             }
         }
+    }
+
+    /// Waits for the disk; false when that takes longer than a client should be kept waiting.
+    async fn await_room(&self) -> bool {
+        for _ in 0..ROOM_LOOKS {
+            // Whoever makes room for the next segment wakes nobody, hence the looks.
+            if runtime::time::timeout(ROOM_LOOK_EVERY, self.attachment.room()).await.is_ok() {
+                return true;
+            }
+        }
+        false
     }
 
     async fn refill<I: Input>(

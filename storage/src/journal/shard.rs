@@ -182,12 +182,27 @@ impl ShardJournal {
         if let Some(reason) = self.gate.refusal() {
             return Err(Busy { reason });
         }
-        let in_flight = self.bytes_total - self.watermarks[self.shard].bytes.load(Ordering::Acquire);
+        let in_flight = self.in_flight_bytes();
         // A shard with nothing under way may always hand over one record, however large its command.
         if in_flight > 0 && in_flight + bytes as u64 > self.in_flight_bytes_max {
             return Err(Busy { reason: BusyReason::SlowFlush });
         }
         Ok(())
+    }
+
+    /// Bytes of records that were appended and are not durable yet.
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.bytes_total - self.watermarks[self.shard].bytes.load(Ordering::Acquire)
+    }
+
+    /// Whether `bytes` more would be refused for what ordinarily heals within a write or two.
+    pub fn is_pressed(&self, bytes: usize) -> bool {
+        matches!(self.admit(bytes), Err(Busy { reason: BusyReason::SlowFlush }))
+    }
+
+    /// Whether at least half of what may be on its way is free again.
+    pub fn has_room(&self) -> bool {
+        self.in_flight_bytes() <= self.in_flight_bytes_max / 2
     }
 
     /// Adds a record to this turn's buffer; its ticket is that of the coming hand-over.
