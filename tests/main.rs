@@ -21,3 +21,4 @@ mod serve;
 mod support;
 mod sync;
 mod tidy;
+mod tracing;
