@@ -13,9 +13,9 @@ use hub::progress::ProgressRow;
 use hub::record::{ProgressRecord, Record};
 use postgres_server::PostgresServer;
 use proto::{Chapter, MangaId, MergeKey, NodeId, Page, UserId, Version};
-use storage::journal::{JournalId, Lsn};
+use storage::journal::{JournalId, LaneCursors, Lsn};
 use storage::lane::{Lane, lane_of};
-use storage::store::{Batch, PostgresConfig, PostgresStore, Rows, Store};
+use storage::store::{Answer, Applied, Batch, PostgresConfig, PostgresStore, Rows, Store};
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls};
@@ -66,18 +66,25 @@ fn through_the_store(store: &PostgresStore, from: u64, batch_rows: u64, at_a_tim
                 rows.add(&Record::Progress(ProgressRecord { user, manga, row, device, library, history }));
             }
             let cursors = Lane::all().map(|lane| (lane, Lsn(first + batch_rows))).collect();
-            Batch { journal: JournalId([1; 16]), rows: rows.into(), parked: Vec::new(), cursors, now_unix_ms: 1 }
+            Batch {
+                journal: JournalId([1; 16]),
+                rows: rows.into(),
+                parked: Vec::new(),
+                cursors,
+                behind: LaneCursors::START,
+                now_unix_ms: 1,
+            }
         })
         .collect();
     let began = Instant::now();
     let mut under_way = std::collections::VecDeque::new();
-    let finish = |answer| {
-        let applied: storage::store::Applied = block_on(answer).expect("the store answers");
+    let finish = |answer: Answer<Applied>| {
+        let applied = block_on(answer).expect("the store answers");
         assert_eq!(applied.changed, batch_rows, "every row is news");
     };
     for batch in batches {
         if under_way.len() == at_a_time {
-            under_way.pop_front().map_or((), finish);
+            under_way.pop_front().into_iter().for_each(finish);
         }
         under_way.push_back(store.apply(batch));
     }

@@ -12,7 +12,7 @@ use hub::library::LibraryRow;
 use hub::progress::ProgressRow;
 use hub::record::{ProgressRecord, Record};
 use proto::{Chapter, DeviceId, DeviceSeq, MangaId, MergeKey, NodeId, Page, ReadingStatus, UserId, Version};
-use storage::journal::{JournalId, Lsn};
+use storage::journal::{JournalId, LaneCursors, Lsn};
 use storage::lane::Lane;
 use storage::store::{Batch, Rows, SqliteConfig, SqliteStore, Store};
 
@@ -83,8 +83,14 @@ fn measure(folder: &std::path::Path, users: u64) {
         }
         let cursors = Lane::all().map(|lane| (lane, Lsn(next))).collect();
         let count = rows.count();
-        let batch =
-            Batch { journal: JournalId([1; 16]), rows: rows.into(), parked: Vec::new(), cursors, now_unix_ms: 1 };
+        let batch = Batch {
+            journal: JournalId([1; 16]),
+            rows: rows.into(),
+            parked: Vec::new(),
+            cursors,
+            behind: LaneCursors::START,
+            now_unix_ms: 1,
+        };
         let began = Instant::now();
         let applied = wait(store.apply(batch));
         // The first batches fill an empty file.

@@ -66,7 +66,7 @@ fn batch(version: u64, users: u64) -> Batch {
         }));
     }
     let cursors = Lane::all().map(|lane| (lane, Lsn(version))).collect();
-    Batch { journal: JOURNAL, rows: rows.into(), parked: Vec::new(), cursors, now_unix_ms: 1 }
+    Batch { journal: JOURNAL, rows: rows.into(), parked: Vec::new(), cursors, behind: LaneCursors::START, now_unix_ms: 1 }
 }
 
 fn eventually(what: &str, mut so: impl FnMut() -> bool) {
@@ -86,7 +86,9 @@ fn migrating_twice_is_nothing_and_several_nodes_at_once_run_every_step_once() {
         let racers: Vec<_> = (0..4).map(|_| scope.spawn(|| open(&server.url()).unwrap())).collect();
         racers.into_iter().map(|racer| racer.join().unwrap()).collect()
     });
-    assert!(opened.iter().all(|store| store.store_id() == opened[0].store_id() && store.migrated().unwrap().to == newest));
+    assert!(
+        opened.iter().all(|store| store.store_id() == opened[0].store_id() && store.migrated().unwrap().to == newest)
+    );
     let before = server.dump();
     assert_eq!(open(&server.url()).unwrap().migrated().unwrap().from, newest);
     assert_eq!(server.dump(), before);
@@ -203,6 +205,28 @@ fn rows_that_the_tables_refuse_are_refused_and_not_waited_for() {
     server.query("DROP TABLE preferences");
     server.query("ALTER TABLE user_progress DROP CONSTRAINT user_progress_chapter_check1");
     wait(store.apply(batch(5, 10))).unwrap();
+}
+
+#[test]
+fn nothing_is_stored_behind_a_batch_that_was_not() {
+    let server = PostgresServer::start();
+    let store = open(&server.url()).unwrap();
+    server.query("ALTER TABLE user_progress ADD CHECK (chapter < 500)");
+    // Sent together, as the writer does: the second would move every cursor past what the first has not stored.
+    let behind = LaneCursors::all_at(Lsn(5));
+    let cursors = Lane::all().map(|lane| (lane, Lsn(6))).collect();
+    let first = store.apply(batch(5, 40));
+    let second = store.apply(Batch { rows: Rows::default().into(), cursors, behind, ..batch(6, 0) });
+    assert!(matches!(wait(first), Err(StoreError::Refused { .. })));
+    assert!(wait(second).unwrap_err().is_passing());
+    assert_eq!(wait(store.cursors(JOURNAL)).unwrap(), LaneCursors::START);
+    // In order, both are.
+    server.query("ALTER TABLE user_progress DROP CONSTRAINT user_progress_chapter_check1");
+    let first = store.apply(batch(5, 40));
+    let second = store.apply(Batch { behind, ..batch(6, 40) });
+    wait(first).unwrap();
+    wait(second).unwrap();
+    assert_eq!(wait(store.cursors(JOURNAL)).unwrap(), LaneCursors::all_at(Lsn(6)));
 }
 
 /// A certificate authority and a certificate of its for `localhost`, as PEM files in the server's folder.

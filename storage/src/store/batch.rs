@@ -14,7 +14,7 @@ use hub::record::{ProgressRecord, Record};
 use proto::{DeviceId, MangaId, NodeId, UserId, Version};
 use rustc_hash::FxHashMap;
 
-use crate::journal::{JournalId, Lsn};
+use crate::journal::{JournalId, LaneCursors, Lsn};
 use crate::lane::Lane;
 
 /// What one transaction stores.
@@ -28,6 +28,9 @@ pub struct Batch {
     pub parked: Vec<NewParked>,
     /// Where lanes stand when this is stored. Cursors never move back.
     pub cursors: Vec<(Lane, Lsn)>,
+    /// Where they must stand before: batches ahead of this one may still be under way. Of a lane that one of them has failed to
+    /// move, nothing is stored.
+    pub behind: LaneCursors,
     /// Now, for what is parked.
     pub now_unix_ms: u64,
 }

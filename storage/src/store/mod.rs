@@ -75,6 +75,11 @@ pub trait Store: Send + Sync + 'static {
     /// some lanes, whole. [`StoreError::Refused`]: some row of it cannot be stored; bisect.
     fn apply(&self, batch: Batch) -> Answer<Applied>;
 
+    /// How many batches may be under way at a time, in order: more than one where that keeps the store busier.
+    fn batches_at_a_time(&self) -> usize {
+        1
+    }
+
     /// The parked records, oldest first.
     fn parked(&self, rows_max: usize) -> Answer<Vec<ParkedRecord>>;
 

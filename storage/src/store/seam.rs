@@ -55,6 +55,8 @@ macro_rules! pass_on {
 
             fn may_be_away(&self) -> bool { self.real.may_be_away() }
 
+            fn batches_at_a_time(&self) -> usize { self.real.batches_at_a_time() }
+
             fn queues(&self) -> Vec<QueueReading> { self.real.queues() }
 
             fn apply(&self, batch: Batch) -> Answer<Applied> { self.seam.apply(&self.real, batch) }

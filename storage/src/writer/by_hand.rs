@@ -33,6 +33,6 @@ impl WriterByHand {
 
     /// Stores the batch and publishes the cursors.
     pub fn deliver(&mut self) {
-        let _ = self.0.deliver();
+        let _ = self.0.deliver_all();
     }
 }

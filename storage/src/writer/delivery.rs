@@ -1,15 +1,18 @@
-//! Getting a batch into the store: again and again while the store is away, in halves while it refuses some row of it, until
-//! the one record that it refuses stands alone and is parked. Cursors move in the transactions, in order, and nowhere else.
+//! Getting batches into the store: several under way at a time where the store is busier with that, as long as all goes well; one
+//! by one when one fails, again and again while the store is away, in halves while it refuses some row of it, until the one
+//! record that it refuses stands alone and is parked. Cursors move in the transactions, in order, and nowhere else.
 
 use futures_executor::block_on;
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::WriterConfig;
 use super::pending::{Part, Pending};
 use super::stats::WriterStats;
-use crate::journal::{JournalId, LaneCursors};
+use crate::journal::{JournalId, LaneCursors, Lsn};
 use crate::lane::Lane;
-use crate::store::{Batch, NewParked, Rows, SharedStore, StoreError};
+use crate::store::{Answer, Applied, Batch, NewParked, Rows, SharedStore, StoreError};
 
 /// How a delivery ended.
 #[must_use]
@@ -27,6 +30,16 @@ pub(super) struct Delivery {
     reached: LaneCursors,
     config: WriterConfig,
     stats: Arc<WriterStats>,
+    /// Sent and not answered, oldest first.
+    under_way: VecDeque<Sent>,
+    /// When the newest record of the last batch that was stored was made.
+    newest_unix_ms: Option<u64>,
+}
+
+struct Sent {
+    pending: Pending,
+    answer: Answer<Applied>,
+    began: Instant,
 }
 
 impl Delivery {
@@ -37,7 +50,7 @@ impl Delivery {
         config: WriterConfig,
         stats: Arc<WriterStats>,
     ) -> Self {
-        Self { store, journal, reached, config, stats }
+        Self { store, journal, reached, config, stats, under_way: VecDeque::new(), newest_unix_ms: None }
     }
 
     /// How far the store is.
@@ -45,8 +58,89 @@ impl Delivery {
         &self.reached
     }
 
-    /// Stores a batch, whatever it takes.
-    pub(super) fn deliver(&mut self, pending: &Pending) -> Ended {
+    /// When the newest record of the last batch that was stored was made.
+    pub(super) fn newest_unix_ms(&self) -> Option<u64> {
+        self.newest_unix_ms
+    }
+
+    /// Whether batches were sent and not answered.
+    pub(super) fn is_under_way(&self) -> bool {
+        !self.under_way.is_empty()
+    }
+
+    /// Gives up what is under way: it may be stored, or not.
+    pub(super) fn forget(&mut self) {
+        self.under_way.clear();
+    }
+
+    /// Sends a batch; waits only for as many of those before it as the store does not take beside it. [`Self::settle`] waits for
+    /// all.
+    pub(super) fn deliver(&mut self, pending: Pending) -> Ended {
+        let at_a_time = self.store.batches_at_a_time();
+        while self.under_way.len() >= at_a_time {
+            if let Ended::GivenUp = self.finish_one() {
+                return Ended::GivenUp;
+            }
+        }
+        let part = pending.whole();
+        let ahead = self.under_way.back().map_or(Lsn::ZERO, |sent| sent.pending.last());
+        let batch = self.batch(part.last(), part.rows(), part.unreadable(), ahead);
+        let (answer, began) = (self.store.apply(batch), Instant::now());
+        self.under_way.push_back(Sent { pending, answer, began });
+        if at_a_time > 1 { Ended::Done } else { self.settle() }
+    }
+
+    /// Waits until everything that was sent is stored or parked.
+    pub(super) fn settle(&mut self) -> Ended {
+        while self.is_under_way() {
+            if let Ended::GivenUp = self.finish_one() {
+                return Ended::GivenUp;
+            }
+        }
+        Ended::Done
+    }
+
+    /// Waits for the oldest batch that is under way. When it failed, those behind it have failed too, or moved only lanes that it
+    /// has moved: all go again, one by one.
+    fn finish_one(&mut self) -> Ended {
+        let Some(Sent { pending, answer, began }) = self.under_way.pop_front() else { return Ended::Done };
+        if let Ok(applied) = block_on(answer) {
+            let (rows, unreadable) = (pending.whole().rows().count(), pending.unreadable());
+            self.stored(&pending, |stats| stats.stored(rows, applied, unreadable, began.elapsed()));
+            return Ended::Done;
+        }
+        let later: Vec<Sent> = self.under_way.drain(..).collect();
+        let later = later.into_iter().map(|sent| {
+            let _ = block_on(sent.answer);
+            sent.pending
+        });
+        // All answers first: nothing is under way when the first goes again.
+        let again: Vec<Pending> = std::iter::once(pending).chain(later.collect::<Vec<_>>()).collect();
+        for pending in &again {
+            if let Ended::GivenUp = self.deliver_alone(pending) {
+                return Ended::GivenUp;
+            }
+            self.stored(pending, |_| {});
+        }
+        Ended::Done
+    }
+
+    fn stored(&mut self, pending: &Pending, tell: impl FnOnce(&WriterStats)) {
+        Lane::all().for_each(|lane| self.reached.advance(lane, pending.last()));
+        self.newest_unix_ms = pending.last_unix_ms().or(self.newest_unix_ms);
+        tell(&self.stats);
+        pending.log_followed();
+    }
+
+    fn batch(&self, last: Lsn, rows: Arc<Rows>, parked: Vec<NewParked>, ahead: Lsn) -> Batch {
+        let mut behind = self.reached;
+        Lane::all().for_each(|lane| behind.advance(lane, ahead));
+        let cursors = Lane::all().map(|lane| (lane, last)).collect();
+        Batch { journal: self.journal, rows, parked, cursors, behind, now_unix_ms: super::now_unix_ms() }
+    }
+
+    /// Stores a batch, whatever it takes, while nothing else is under way.
+    fn deliver_alone(&mut self, pending: &Pending) -> Ended {
         // Parts that are still to come, the next one last.
         let mut parts = vec![pending.whole()];
         while let Some(part) = parts.pop() {
@@ -75,20 +169,13 @@ impl Delivery {
     /// One transaction; passing failures are sat out. An error is the store's reason for refusing the data.
     fn send(&mut self, part: Part<'_>, rows: Arc<Rows>, parked: Vec<NewParked>) -> Result<Ended, String> {
         let last = part.last();
-        let cursors: Vec<_> = Lane::all().map(|lane| (lane, last)).collect();
         let mut pause = self.config.retry_pause_min;
         loop {
-            let batch = Batch {
-                journal: self.journal,
-                rows: rows.clone(),
-                parked: parked.clone(),
-                cursors: cursors.clone(),
-                now_unix_ms: super::now_unix_ms(),
-            };
-            let began = std::time::Instant::now();
+            let batch = self.batch(last, rows.clone(), parked.clone(), Lsn::ZERO);
+            let began = Instant::now();
             match block_on(self.store.apply(batch)) {
                 Ok(applied) => {
-                    cursors.iter().for_each(|(lane, lsn)| self.reached.advance(*lane, *lsn));
+                    Lane::all().for_each(|lane| self.reached.advance(lane, last));
                     self.stats.stored(rows.count(), applied, parked.len(), began.elapsed());
                     return Ok(Ended::Done);
                 }

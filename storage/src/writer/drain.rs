@@ -67,14 +67,17 @@ pub fn drain(
         if pending.is_empty() || (more && !pending.is_full(&config)) {
             continue;
         }
-        if let Ended::GivenUp = delivery.deliver(&pending) {
+        let ended = match (delivery.deliver(std::mem::take(&mut pending)), more) {
+            (Ended::Done, false) => delivery.settle(),
+            (ended, _) => ended,
+        };
+        if let Ended::GivenUp = ended {
             let reason = stats.read().last_error.unwrap_or_default();
             return Err(DrainError::GivenUp { reason });
         }
         let counts = replay.replayed();
         let (skipped, replayed, parked) = (counts.skipped, counts.replayed, stats.read().parked);
-        drained = Drained { skipped, replayed, parked, reached: pending.last() };
-        pending.clear();
+        drained = Drained { skipped, replayed, parked, reached: delivery.cursors().lowest() };
         progress(&drained);
     }
     Ok(drained)

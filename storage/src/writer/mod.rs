@@ -136,6 +136,7 @@ impl Worker {
     fn begin_again(&mut self) -> Lsn {
         let reached = self.cursors.snapshot().lowest();
         self.pending = Pending::default();
+        self.delivery.forget();
         self.feed.rewind(reached.plus(1));
         self.stats.restarted();
         reached
@@ -146,7 +147,11 @@ impl Worker {
         let mut opened = Instant::now();
         loop {
             let wait_max = self.config.batch_wait_max;
-            let patience = if self.pending.is_empty() { wait_max } else { wait_max.saturating_sub(opened.elapsed()) };
+            let patience = match (self.delivery.is_under_way(), self.pending.is_empty()) {
+                (true, _) => Duration::ZERO,
+                (false, true) => wait_max,
+                (false, false) => wait_max.saturating_sub(opened.elapsed()),
+            };
             match self.feed.next(patience) {
                 Ok(Next::Committed(committed)) => {
                     if self.pending.is_empty() {
@@ -156,9 +161,15 @@ impl Worker {
                         return Ended::GivenUp;
                     }
                 }
+                // Nothing to gather meanwhile: what is under way is waited for, and published at once.
+                Ok(Next::Idle) if self.delivery.is_under_way() => {
+                    if let Ended::GivenUp = self.settle() {
+                        return Ended::GivenUp;
+                    }
+                }
                 Ok(Next::Idle) if self.pending.is_empty() => self.stats.nothing_waits(),
                 Ok(Next::Idle) => {}
-                Ok(Next::Closed) => return self.deliver(),
+                Ok(Next::Closed) => return self.deliver_all(),
                 Err(error) => {
                     self.stats.failed(&error.to_string());
                     if self.stats.pause(self.config.retry_pause_max) {
@@ -166,7 +177,8 @@ impl Worker {
                     }
                 }
             }
-            if !self.pending.is_empty() && opened.elapsed() >= wait_max && matches!(self.deliver(), Ended::GivenUp) {
+            if !self.pending.is_empty() && opened.elapsed() >= wait_max && matches!(self.deliver_all(), Ended::GivenUp)
+            {
                 return Ended::GivenUp;
             }
         }
@@ -184,7 +196,7 @@ impl Worker {
         Ended::Done
     }
 
-    /// Stores the pending batch and publishes how far the store is.
+    /// Sends the pending batch and publishes how far the store is.
     fn deliver(&mut self) -> Ended {
         if self.pending.is_empty() {
             return Ended::Done;
@@ -193,17 +205,35 @@ impl Worker {
         if self.stats.is_time_up() {
             return Ended::GivenUp;
         }
-        let ended = self.delivery.deliver(&self.pending);
+        let ended = self.delivery.deliver(std::mem::take(&mut self.pending));
+        self.publish();
+        ended
+    }
+
+    /// Waits for what is under way.
+    fn settle(&mut self) -> Ended {
+        if !self.delivery.is_under_way() {
+            return Ended::Done;
+        }
+        let ended = self.delivery.settle();
+        self.publish();
+        ended
+    }
+
+    /// Stores the pending batch now, and everything before it.
+    fn deliver_all(&mut self) -> Ended {
+        match self.deliver() {
+            Ended::Done => self.settle(),
+            Ended::GivenUp => Ended::GivenUp,
+        }
+    }
+
+    fn publish(&self) {
         let reached = self.delivery.cursors();
         for lane in crate::lane::Lane::all() {
             self.cursors.publish(lane, reached.get(lane));
         }
-        self.stats.reached(reached.lowest(), self.pending.last_unix_ms());
-        if let Ended::Done = ended {
-            self.pending.log_followed();
-            self.pending.clear();
-        }
-        ended
+        self.stats.reached(reached.lowest(), self.delivery.newest_unix_ms());
     }
 }
 

@@ -77,6 +77,11 @@ impl Pending {
         self.entries.len()
     }
 
+    /// How many of them nobody can read.
+    pub(super) fn unreadable(&self) -> usize {
+        self.entries.iter().filter(|entry| !entry.readable).count()
+    }
+
     /// When the oldest of the records was made.
     pub(super) fn first_unix_ms(&self) -> Option<u64> {
         self.first_unix_ms
@@ -100,11 +105,6 @@ impl Pending {
                 target: trace::TARGET, version = version.0, stage = "stored", last_lsn = self.last.0, batch_records, batch_rows
             );
         }
-    }
-
-    /// Starts the next batch. The room of this one, some megabytes after a burst, is given back.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
     }
 
     /// The whole batch.

@@ -9,7 +9,7 @@ use hub::record::{DeviceRecord, LibraryRecord, PreferencesRecord, ProgressRecord
 use proto::{
     Chapter, DeviceId, DeviceSeq, MangaId, MergeKey, NodeId, Page, ReadingStatus, SeriesStatus, UserId, Version,
 };
-use storage::journal::{JournalId, Lsn};
+use storage::journal::{JournalId, LaneCursors, Lsn};
 use storage::lane::Lane;
 use storage::store::{Batch, ImportRow, MangadexId, NewRefreshToken, NewSession, NewUser, Role, Rows, SharedStore};
 
@@ -129,7 +129,7 @@ pub(crate) fn batch<'a>(records: impl IntoIterator<Item = &'a Record>, lsn: u64)
     let mut rows = Rows::default();
     records.into_iter().for_each(|record| rows.add(record));
     let cursors = Lane::all().map(|lane| (lane, Lsn(lsn))).collect();
-    Batch { journal: JOURNAL, rows: rows.into(), parked: Vec::new(), cursors, now_unix_ms: 1 }
+    Batch { journal: JOURNAL, rows: rows.into(), parked: Vec::new(), cursors, behind: LaneCursors::START, now_unix_ms: 1 }
 }
 
 /// A row to import, without an upstream id.

@@ -82,6 +82,8 @@ async fn store_share(links: &Links, batch: &Batch, share: usize) -> Result<Appli
     };
     let link = links.batch(share);
     link.alone(Redo::Harmless, async |client| {
+        let mine = batch.cursors.iter().map(|(lane, _)| *lane).filter(|lane| share_of(*lane) == share);
+        links.identity().stands(batch.journal, &batch.behind, mine)?;
         tables.store(client, Some(links.begin()), async |client| end(client).await).await.map_err(Failure::committing)
     })
     .await

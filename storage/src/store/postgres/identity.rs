@@ -72,6 +72,20 @@ impl Identity {
         lanes.for_each(|(lane, lsn)| cursors.advance(lane, lsn));
     }
 
+    /// Whether lanes of a journal are where they must be before more of it is stored.
+    pub(super) fn stands(
+        &self,
+        journal: JournalId,
+        behind: &LaneCursors,
+        mut lanes: impl Iterator<Item = Lane>,
+    ) -> Result<(), Failure> {
+        let seen = self.seen.borrow().get(&journal).copied().unwrap_or_default();
+        match lanes.all(|lane| seen.get(lane) >= behind.get(lane)) {
+            true => Ok(()),
+            false => Err(Failure::Final(away("a batch before this one was not stored".to_owned()))),
+        }
+    }
+
     /// A journal's cursors were set, whatever they had been.
     pub(super) fn adopted(&self, journal: JournalId, cursors: LaneCursors) {
         self.seen.borrow_mut().insert(journal, cursors);

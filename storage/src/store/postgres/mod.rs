@@ -253,6 +253,11 @@ impl Store for PostgresStore {
         self.thread.submit(Kind::Bulk, async move |links: &Links| apply::batch(links, &batch).await)
     }
 
+    fn batches_at_a_time(&self) -> usize {
+        // One is stored while the next waits on its connections: whichever half is done first goes on at once.
+        2
+    }
+
     fn parked(&self, rows_max: usize) -> Answer<Vec<ParkedRecord>> {
         self.read(async move |client| load::parked(client, rows_max).await)
     }
