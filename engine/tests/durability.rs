@@ -83,52 +83,54 @@ fn who_waits_for_the_disk_is_let_on_and_refused_nothing() {
     let (tokens, series) = server.seed(1, 1);
     let (token, manga) = (tokens[0].clone(), series[0]);
     let stalled = journal.clone();
-    server.begin(0, move |engine| async move {
-        // Before the disk stalls: a new connection is answered only when its user's changes are durable.
-        let mut connections = Vec::new();
-        for _ in 0..8 {
-            connections.push(attach(&engine, &token).await);
-        }
-        let refused = connections.pop().unwrap();
-        stalled.close();
-        let mut chapters = 1..;
-        let mut submitted = 0;
-        let places = connections.iter().flat_map(|connection| (1..=window).map(move |seq| (connection, seq)));
-        for (connection, seq) in places {
-            if connection.is_pressed() {
-                break;
+    server
+        .begin(0, move |engine| async move {
+            // Before the disk stalls: a new connection is answered only when its user's changes are durable.
+            let mut connections = Vec::new();
+            for _ in 0..8 {
+                connections.push(attach(&engine, &token).await);
             }
-            connection.submit(seq, SetProgress::to(manga, chapter(chapters.next().unwrap()))).unwrap();
-            submitted += 1;
-        }
-        let last = &connections[connections.len() - 1];
-        let waited = runtime::time::timeout(Duration::from_millis(50), last.room()).await;
-        assert!(waited.is_err(), "there was room after {submitted}");
-        refused.submit(1, SetProgress::to(manga, chapter(chapters.next().unwrap()))).unwrap();
-        stalled.open_gate();
-        last.room().await;
-        assert!(!last.is_pressed());
-        last.submit(1, SetProgress::to(manga, chapter(chapters.next().unwrap()))).unwrap();
-        let (mut acked, mut out) = (0, Vec::new());
-        while acked < submitted + 1 {
-            for connection in &connections {
-                connection.try_next(&mut out);
-            }
-            for answer in out.drain(..) {
-                match answer {
-                    Outgoing::Ack { .. } => acked += 1,
-                    Outgoing::Announcement(_) => {}
-                    other => panic!("{other:?}"),
+            let refused = connections.pop().unwrap();
+            stalled.close();
+            let mut chapters = 1..;
+            let mut submitted = 0;
+            let places = connections.iter().flat_map(|connection| (1..=window).map(move |seq| (connection, seq)));
+            for (connection, seq) in places {
+                if connection.is_pressed() {
+                    break;
                 }
+                connection.submit(seq, SetProgress::to(manga, chapter(chapters.next().unwrap()))).unwrap();
+                submitted += 1;
             }
-            runtime::sleep(Duration::from_millis(1)).await;
-        }
-        let answers = outgoing(&refused, 1).await;
-        let is_busy = |out: &Outgoing| matches!(out, Outgoing::Reject { fault, .. } if fault.code == proto::Code::Busy);
-        assert!(answers.iter().any(is_busy), "who did not wait: {answers:?}");
-    })
-    .recv_timeout(common::PATIENCE)
-    .unwrap();
+            let last = &connections[connections.len() - 1];
+            let waited = runtime::time::timeout(Duration::from_millis(50), last.room()).await;
+            assert!(waited.is_err(), "there was room after {submitted}");
+            refused.submit(1, SetProgress::to(manga, chapter(chapters.next().unwrap()))).unwrap();
+            stalled.open_gate();
+            last.room().await;
+            assert!(!last.is_pressed());
+            last.submit(1, SetProgress::to(manga, chapter(chapters.next().unwrap()))).unwrap();
+            let (mut acked, mut out) = (0, Vec::new());
+            while acked < submitted + 1 {
+                for connection in &connections {
+                    connection.try_next(&mut out);
+                }
+                for answer in out.drain(..) {
+                    match answer {
+                        Outgoing::Ack { .. } => acked += 1,
+                        Outgoing::Announcement(_) => {}
+                        other => panic!("{other:?}"),
+                    }
+                }
+                runtime::sleep(Duration::from_millis(1)).await;
+            }
+            let answers = outgoing(&refused, 1).await;
+            let is_busy =
+                |out: &Outgoing| matches!(out, Outgoing::Reject { fault, .. } if fault.code == proto::Code::Busy);
+            assert!(answers.iter().any(is_busy), "who did not wait: {answers:?}");
+        })
+        .recv_timeout(common::PATIENCE)
+        .unwrap();
 }
 
 #[test]
