@@ -343,6 +343,7 @@ pub(crate) fn dependency(reading: &WireReading) -> Dependency {
 pub(crate) fn publish(reading: &WireReading) {
     let counts = &reading.counts;
     metrics::gauge!("mangahub_nodes_alive").set((counts.others + 1) as f64);
+    metrics::gauge!("mangahub_wire_gap_open").set(counts.gap_open as f64);
     metrics::gauge!("mangahub_wire_lag_seconds").set(counts.lag_ms as f64 / 1e3);
     metrics::gauge!("mangahub_wire_queue_bytes").set(counts.queue_bytes as f64);
     metrics::gauge!("mangahub_wire_breaker").set(f64::from(reading.breaker as u8));

@@ -101,6 +101,7 @@ pub const METRICS: &[Described] = &[
     ("mangahub_wire_dropped_total", Counter, "Times that other nodes were not told for want of room; they load anew."),
     ("mangahub_wire_send_failures_total", Counter, "Times that appending to the stream failed and was done again."),
     ("mangahub_wire_gaps_total", Counter, "Times that something of another node was found missing."),
+    ("mangahub_wire_gap_open", Gauge, "1 while something of another node is missing and users are not loaded anew yet."),
     ("mangahub_wire_reloads_total", Counter, "Times that users were loaded anew because of that."),
     ("mangahub_wire_nodes_silent_total", Counter, "Other nodes that went silent without a goodbye."),
     ("mangahub_wire_held_up_total", Counter, "Times that a shard had no room and reading the stream waited."),

@@ -291,8 +291,9 @@ impl Reader {
         }
         self.handle.stats.counts.others.store(self.roll.alive() as u64, Relaxed);
         if self.roll.is_due(now) {
-            count(&self.handle.stats.counts.reloads);
             self.hand_on(Event::Reload).await;
+            count(&self.handle.stats.counts.reloads);
         }
+        self.handle.stats.counts.gap_open.store(u64::from(self.roll.is_gap_open()), Relaxed);
     }
 }

@@ -155,6 +155,11 @@ impl Roll {
         true
     }
 
+    /// Whether something is missing that has not been made good.
+    pub(super) fn is_gap_open(&self) -> bool {
+        self.gap.is_some()
+    }
+
     /// Other nodes that are alive.
     pub(super) fn alive(&self) -> usize {
         self.nodes.values().filter(|known| known.is_alive()).count()

@@ -52,6 +52,8 @@ counts! {
     queue_bytes,
     /// Level: other nodes that are alive.
     others,
+    /// Level: 1 while something is missing that has not been made good.
+    gap_open,
     /// Level: how long this node's last word took through the stream and back.
     lag_ms,
     /// When this node's last word came back.
