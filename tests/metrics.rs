@@ -115,3 +115,31 @@ fn what_was_done_is_what_is_counted() {
     assert_eq!(value(&page, "mangahub_dependency_state{dependency=\"store\"}"), 0.0);
     assert_eq!(value(&page, "mangahub_connections_refused_total{door=\"http\",reason=\"capacity\"}"), 0.0);
 }
+
+#[test]
+fn health_says_of_every_dependency_how_it_is_and_degraded_is_not_down() {
+    let mut redis = RedisServer::start();
+    let server = Launch::new().variable("REDIS_URL", &redis.url()).start();
+    let ready = || server.request("GET", "/health/ready").send().expect(200).json();
+    let well = json!({
+        "status": "ready",
+        "dependencies": {"journal": "healthy", "store": "healthy", "redis": "healthy"},
+        "details": {},
+    });
+    eventually("everything is well", || (ready() == well).then_some(()));
+    redis.kill();
+    let ill = eventually("Redis is down", || Some(ready()).filter(|health| health["dependencies"]["redis"] == "down"));
+    assert_eq!(ill["status"], "degraded");
+    assert_eq!(ill["dependencies"]["store"], "healthy");
+    // Why, and nothing about where: anybody may read this.
+    let details = ill["details"].as_object().unwrap();
+    assert!(details.len() == 1 && details.contains_key("redis"), "{ill}");
+    assert!(!ill.to_string().contains(&redis.port().to_string()), "{ill}");
+    eventually("the metric says so too", || {
+        (value(&page(&server), "mangahub_dependency_state{dependency=\"redis\"}") == 2.0).then_some(())
+    });
+    let told = server.cli(&["server", "ping"]).done().stdout;
+    assert!(told.starts_with("degraded\n") && told.contains("redis"), "{told}");
+    redis.go_up();
+    eventually("everything is well again", || (ready() == well).then_some(()));
+}

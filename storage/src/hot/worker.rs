@@ -38,6 +38,9 @@ const WRITE_ROWS_MAX: usize = 1_000;
 /// Questions for users under way at once.
 const LOADS_MAX: usize = 512;
 
+/// How often Redis is asked something whether or not there is anything to ask: that it is gone must be seen on a quiet server too.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Messages taken at once.
 const MESSAGES_MAX: usize = 256;
 
@@ -69,6 +72,7 @@ pub(super) struct Worker {
     sent_followed: Vec<(UserId, Version)>,
     writing: Option<Local<Result<(), Failure>>>,
     probing: Option<Local<Result<(), Failure>>>,
+    look_at: tokio::time::Instant,
     loading: FuturesUnordered<Local<Loaded>>,
     stop_at: Option<tokio::time::Instant>,
 }
@@ -96,6 +100,7 @@ impl Worker {
             sent_followed: Vec::new(),
             writing: None,
             probing: None,
+            look_at: tokio::time::Instant::now(),
             loading: FuturesUnordered::new(),
             stop_at: None,
             handle,
@@ -126,6 +131,8 @@ impl Worker {
                 Some(loaded) = self.loading.next(), if !self.loading.is_empty() => self.loaded(loaded),
                 () = tokio::time::sleep_until(probe_at.unwrap_or_else(tokio::time::Instant::now)),
                     if probe_at.is_some() => self.probe(),
+                () = tokio::time::sleep_until(self.look_at),
+                    if self.breaker.is_closed() && self.probing.is_none() => self.look(),
                 () = tokio::time::sleep_until(self.stop_at.unwrap_or_else(tokio::time::Instant::now)),
                     if stopping => break,
             }
@@ -342,8 +349,15 @@ impl Worker {
         self.probing = Some(Box::pin(async move { redis.probe().await }));
     }
 
+    fn look(&mut self) {
+        self.look_at = tokio::time::Instant::now() + LOOK_EVERY;
+        let redis = self.redis.clone();
+        self.probing = Some(Box::pin(async move { redis.probe().await }));
+    }
+
     fn probed(&mut self, probed: Result<(), Failure>) {
         match probed {
+            Ok(()) if self.breaker.is_closed() => self.breaker.succeeded(),
             Ok(()) => {
                 self.breaker.close();
                 tracing::info!("Redis answers; the hot cache is used");

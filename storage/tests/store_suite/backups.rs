@@ -152,3 +152,23 @@ pub(crate) fn another_store_than_the_one_that_was_meant_is_not_saved(backend: im
     assert!(matches!(refused, Err(BackupError::OtherStore { .. })), "{refused:?}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
 }
+
+#[test]
+fn every_column_of_the_postgres_schema_is_saved() {
+    let server = PostgresServer::start();
+    let config = PostgresConfig::new(server.url());
+    let store = PostgresStore::open(&config, NOW).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let backup = save(Place::Postgres(config), &store, &folder.path().join("backup"));
+    let names = |table: &storage::backup::Saved| {
+        table.columns.iter().map(|column| format!("{}.{column}", table.name)).collect::<Vec<_>>()
+    };
+    let mut saved: Vec<String> = backup.manifest().tables.iter().flat_map(names).collect();
+    saved.sort_unstable();
+    let mut there = server.query(
+        "SELECT table_name || '.' || column_name FROM information_schema.columns WHERE table_schema = 'public'
+         AND table_name NOT IN ('meta', 'journal_cursor', 'schema_migrations')",
+    );
+    there.sort_unstable();
+    assert_eq!(saved, there);
+}
