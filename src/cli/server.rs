@@ -75,7 +75,7 @@ mod tests {
         for (given, asked) in
             [("0.0.0.0:80", "127.0.0.1:80"), ("[::]:80", "[::1]:80"), ("192.0.2.1:80", "192.0.2.1:80")]
         {
-            assert_eq!(reachable(given.parse().unwrap()), asked.parse().unwrap());
+            assert_eq!(reachable(given.parse().unwrap()), asked.parse::<SocketAddr>().unwrap());
         }
     }
 }

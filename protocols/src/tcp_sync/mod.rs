@@ -247,6 +247,14 @@ pub(crate) async fn no_place(shard: Rc<Shard>, mut stream: TcpStream) {
     turn_away(&shard, &watched, stream, Speech::of(first), &no_place_fault(), false).await;
 }
 
+/// The last a door sees of an update that is followed: its answer is among the bytes that are written next.
+fn log_answered(acked: &engine::Acked) {
+    let version = acked.state.key.version;
+    if trace::follows(version) {
+        tracing::info!(target: trace::TARGET, version = version.0, stage = "answered", door = "tcp_sync");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,13 +267,5 @@ mod tests {
     fn who_says_nothing_costs_little() {
         let bytes = size_of_made(run);
         assert!(bytes <= 272, "{bytes} bytes before the first byte has come");
-    }
-}
-
-/// The last a door sees of an update that is followed: its answer is among the bytes that are written next.
-fn log_answered(acked: &engine::Acked) {
-    let version = acked.state.key.version;
-    if trace::follows(version) {
-        tracing::info!(target: trace::TARGET, version = version.0, stage = "answered", door = "tcp_sync");
     }
 }
