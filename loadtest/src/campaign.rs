@@ -409,7 +409,7 @@ async fn load_and_kill(
     }
     let in_flight = shared.in_flight.get();
     server.kill()?;
-    if let (Kind::AllGone, Some(stores)) = (kind, stores.as_deref_mut()) {
+    if let (Kind::AllGone, Some(stores)) = (kind, stores) {
         stores.end_database();
         stores.end_cache();
         stores.start_database();

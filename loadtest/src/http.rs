@@ -4,6 +4,8 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt;
+
 /// The body of a 2xx answer; anything else is an error that quotes the status line. Bounded to 4 MiB and 5 s.
 pub fn get(address: SocketAddr, path: &str) -> io::Result<String> {
     let patience = Duration::from_secs(5);
@@ -36,6 +38,32 @@ fn dechunk(mut body: &str) -> Option<String> {
     }
 }
 
+/// Reads one answer on a connection that stays open: its status and its body, whose length it must say.
+pub async fn answer(stream: &mut tokio::net::TcpStream) -> io::Result<(String, String)> {
+    let mut read = Vec::with_capacity(2_048);
+    loop {
+        if stream.read_buf(&mut read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let text = String::from_utf8_lossy(&read);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let lower = head.to_ascii_lowercase();
+        let length = lower.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+        if body.len() >= length.unwrap_or(0) {
+            return Ok((head.split(' ').nth(1).unwrap_or("none").to_owned(), body.to_owned()));
+        }
+    }
+}
+
+/// The values of a metric, with the labels of each as the server writes them.
+pub fn labelled<'t>(exposition: &'t str, name: &str) -> Vec<(&'t str, f64)> {
+    let values = exposition.lines().filter_map(|line| {
+        let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
+        Some((labels, value.parse().ok()?))
+    });
+    values.collect()
+}
+
 /// The value of a metric without labels (or the sum over its labels), if the server shows it.
 pub fn metric(exposition: &str, name: &str) -> Option<f64> {
     let values = exposition.lines().filter_map(|line| {
@@ -56,6 +84,7 @@ mod tests {
         assert_eq!(metric(text, "a"), Some(8.0));
         assert_eq!(metric(text, "a_b"), Some(4.0));
         assert_eq!(metric(text, "b"), None);
+        assert_eq!(labelled(text, "a"), [("x=\"1\"", 5.0)]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod person;
 pub mod process;
 pub mod profile;
 pub mod reader;
+pub mod reads;
 pub mod report;
 pub mod server;
 pub mod stages;

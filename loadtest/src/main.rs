@@ -34,6 +34,8 @@ enum Command {
     Kill(KillArgs),
     /// Measures what a signed-in user who does nothing costs in memory
     Idle(commands::IdleArgs),
+    /// Reads progress over HTTP, of users in memory or (with little memory) from Redis or the store
+    Reads(commands::ReadsArgs),
     /// Lets far more users than fit into memory come once each, and checks that memory stays bounded and nothing is lost
     Touch(commands::TouchArgs),
     /// Lets users come, read on and leave at a steady rate, and watches what grows
@@ -124,6 +126,7 @@ fn main() -> ExitCode {
             Command::Verify(args) => verify_ledger(args).await,
             Command::Kill(args) => kill(args).await,
             Command::Idle(args) => commands::idle(args).await,
+            Command::Reads(args) => commands::reads(args).await,
             Command::Touch(args) => commands::touch(args).await,
             Command::Churn(args) => commands::churn(args).await,
             Command::Abuse(args) => commands::abuse(*args).await,

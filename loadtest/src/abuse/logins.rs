@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::{Beside, Counts, Load, Stop, Tally, Target, Turn, Turns, histogram, in_turns};
 use crate::dial::dial;
+use crate::http::answer;
 use crate::report::Latency;
 
 /// Accounts that are made for it.
@@ -159,24 +160,7 @@ async fn post(stream: &mut TcpStream, http: SocketAddr, path: &str, body: &str) 
     );
     let answered = async {
         stream.write_all(request.as_bytes()).await?;
-        answer(stream).await
+        answer(stream).await.map(|(status, _)| status)
     };
     tokio::time::timeout(PATIENCE, answered).await.map_err(io::Error::other)?
-}
-
-/// Reads one answer, which must say how long its body is.
-async fn answer(stream: &mut TcpStream) -> io::Result<String> {
-    let mut read = Vec::with_capacity(2_048);
-    loop {
-        if stream.read_buf(&mut read).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let text = String::from_utf8_lossy(&read);
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let lower = head.to_ascii_lowercase();
-        let length = lower.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
-        if body.len() >= length.unwrap_or(0) {
-            return Ok(head.split(' ').nth(1).unwrap_or("none").to_owned());
-        }
-    }
 }

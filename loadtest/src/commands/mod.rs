@@ -6,6 +6,7 @@ mod churn;
 mod compare;
 mod floor;
 mod idle;
+mod reads;
 mod sync;
 mod touch;
 
@@ -14,5 +15,6 @@ pub(crate) use self::churn::{ChurnArgs, churn};
 pub(crate) use self::compare::{CompareArgs, compare};
 pub(crate) use self::floor::{FloorArgs, floor};
 pub(crate) use self::idle::{IdleArgs, idle};
+pub(crate) use self::reads::{ReadsArgs, reads};
 pub(crate) use self::sync::{SyncArgs, sync};
 pub(crate) use self::touch::{TouchArgs, touch};
