@@ -106,6 +106,8 @@ fn a_configuration_that_is_wrong_is_refused_with_its_place() {
     let refused = Launch::new().set("limits.window_updates", "0").refused();
     assert_eq!(refused.code(), 3);
     assert!(refused.stderr.contains("limits.window_updates is 0; it must be from 1"), "{}", refused.stderr);
+    let refused = Launch::new().set("journal.bytes_max", "4MiB").refused();
+    assert!(refused.stderr.contains("4 times journal.segment_bytes"), "{}", refused.stderr);
     // Nobody listens on port 1: the database is named, its password is not.
     let refused = Launch::new().variable("DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/db").refused();
     assert_eq!(refused.code(), 7, "{refused:#?}");

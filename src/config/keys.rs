@@ -190,7 +190,7 @@ pub(crate) const KEYS: &[Key] = &[
     seconds("cache.ttl_s", 3_600, 1, 30 * DAY_S).compat(&["CACHE_TTL"]),
     millis("cache.timeout_ms", 100, 1, 10_000),
     count("cache.queue_rows", 65_536, 1_000, 10_000_000),
-    text("log.filter", "info"),
+    text("log.filter", "info,tokio_postgres=warn"),
     choice("log.format", "text", &["text", "json"]),
     count("trace.sample", 0, 0, 1_000_000_000),
 ];

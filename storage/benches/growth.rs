@@ -49,8 +49,14 @@ impl Grown<'_> {
         positions.for_each(|at| rows.add(&Record::Progress(row(at, self.version))));
         self.lsn += BATCH_ROWS;
         let cursors = Lane::all().map(|lane| (lane, Lsn(self.lsn))).collect();
-        let batch =
-            Batch { journal: JournalId([1; 16]), rows: rows.into(), parked: Vec::new(), cursors, behind: LaneCursors::START, now_unix_ms: 1 };
+        let batch = Batch {
+            journal: JournalId([1; 16]),
+            rows: rows.into(),
+            parked: Vec::new(),
+            cursors,
+            behind: LaneCursors::START,
+            now_unix_ms: 1,
+        };
         block_on(self.store.apply(batch)).expect("the store answers");
     }
 

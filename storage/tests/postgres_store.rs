@@ -66,7 +66,14 @@ fn batch(version: u64, users: u64) -> Batch {
         }));
     }
     let cursors = Lane::all().map(|lane| (lane, Lsn(version))).collect();
-    Batch { journal: JOURNAL, rows: rows.into(), parked: Vec::new(), cursors, behind: LaneCursors::START, now_unix_ms: 1 }
+    Batch {
+        journal: JOURNAL,
+        rows: rows.into(),
+        parked: Vec::new(),
+        cursors,
+        behind: LaneCursors::START,
+        now_unix_ms: 1,
+    }
 }
 
 fn eventually(what: &str, mut so: impl FnMut() -> bool) {

@@ -164,7 +164,14 @@ fn what_was_answered_is_in_the_files_before_anybody_closes_them() {
     for lsn in [1, 700, 90_000] {
         let cursors = Lane::all().map(|lane| (lane, Lsn(lsn))).collect();
         let rows = Rows::default().into();
-        let batch = Batch { journal: JournalId([3; 16]), rows, parked: Vec::new(), cursors, behind: LaneCursors::START, now_unix_ms: 1 };
+        let batch = Batch {
+            journal: JournalId([3; 16]),
+            rows,
+            parked: Vec::new(),
+            cursors,
+            behind: LaneCursors::START,
+            now_unix_ms: 1,
+        };
         let answer = store.apply(batch);
         // Reading waits for nothing but the answer: the snapshot is at least as new.
         assert!(block_on(answer).is_ok());

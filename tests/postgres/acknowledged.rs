@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use proto::frame::SetProgress;
+use proto::line::ServerLine;
 use serde_json::json;
 
 use super::{acknowledged, over, wait_for};
@@ -30,6 +32,10 @@ fn an_update_that_wants_the_database_is_acknowledged_when_that_has_it_and_not_be
 
     block_on(async {
         let mut phone = reader.on_frames(&server, 1).await;
+        let mut tablet = reader.on_lines(&server).await;
+        tablet.set_progress(&SetProgress { ack_database: true, ..progress(other, 2, None) });
+        while !matches!(tablet.next().await.expect("the connection lives"), ServerLine::ProgressAck(_)) {}
+        assert_eq!(postgres.query(&format!("SELECT chapter FROM user_progress WHERE manga_id = {other}")), ["200"]);
         postgres.go_down();
         let in_the_journal = |chapter: u32| {
             eventually("the update is in the journal", || {
@@ -40,13 +46,12 @@ fn an_update_that_wants_the_database_is_acknowledged_when_that_has_it_and_not_be
         let request = wanting(2);
         let on_http = std::thread::spawn(move || request.send());
         in_the_journal(2);
-        let mut wanted = progress(manga, 3, None);
-        wanted.ack_database = true;
+        let wanted = SetProgress { ack_database: true, ..progress(manga, 3, None) };
         phone.set_progress(&wanted, 3).expect("the window is open");
         phone.flush().await.expect("it is sent");
         in_the_journal(3);
         // One that asks for the journal alone is not held up by those.
-        reader.put_progress(&server, other, &json!({"chapter": 2})).expect(200);
+        reader.put_progress(&server, other, &json!({"chapter": 3})).expect(200);
         wait_for(&server, "degraded", "down");
         assert!(!on_http.is_finished(), "the database does not have it");
         let early = tokio::time::timeout(Duration::from_millis(200), acknowledged(&mut phone)).await;

@@ -129,7 +129,14 @@ pub(crate) fn batch<'a>(records: impl IntoIterator<Item = &'a Record>, lsn: u64)
     let mut rows = Rows::default();
     records.into_iter().for_each(|record| rows.add(record));
     let cursors = Lane::all().map(|lane| (lane, Lsn(lsn))).collect();
-    Batch { journal: JOURNAL, rows: rows.into(), parked: Vec::new(), cursors, behind: LaneCursors::START, now_unix_ms: 1 }
+    Batch {
+        journal: JOURNAL,
+        rows: rows.into(),
+        parked: Vec::new(),
+        cursors,
+        behind: LaneCursors::START,
+        now_unix_ms: 1,
+    }
 }
 
 /// A row to import, without an upstream id.
