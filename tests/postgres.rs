@@ -15,7 +15,9 @@ use crate::support::{
     Answer, Finished, Launch, PASSWORD, Reader, Request, Server, block_on, eventually, mangahub, progress,
 };
 
-/// What `mangahub --help` calls unsound.
+/// What `mangahub --help` calls unreachable.
+const UNREACHABLE: i32 = 5;
+/// What it calls unsound.
 const UNSOUND: i32 = 7;
 
 fn over(url: &str) -> Launch {

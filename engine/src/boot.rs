@@ -246,7 +246,7 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
     let Logged { journal, shard_journals, feed, cursors, journal_id, recovered, words, aside, revoked } = logged;
     let writer = writer::start(feed, Arc::clone(&store), journal_id, cursors.clone(), WriterConfig::default())
         .map_err(|error| StartError::Store(error.to_string()))?;
-    let operations = Arc::new(Operations::new(journal, journal_id, writer.stats(), recovered.high_water, is_away));
+    let operations = Arc::new(Operations::new(journal, journal_id, writer.stats(), recovered.high_water));
     let facts = Facts {
         shards,
         topology: topology.explanation.clone(),
@@ -265,6 +265,7 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
     metrics::gauge!("mangahub_recovered_records").set(recovered.replayed as f64);
     let known = revocations((!is_away).then_some(&store), revoked)?;
     let shared = share(config, &folder, store, (hot, wire), cursors, catalogue, known, encoders, &wakes)?;
+    shared.is_awaited.store(is_away, Ordering::Release);
     let incoming = wakes.iter().map(|wakes| Arc::clone(&wakes.incoming)).collect();
     let recovered_until = recovered.users.values().map(|(_, lsn)| *lsn).max();
     let fleet = start_shards(topology, probe, &shared, &operations, wakes, shard_journals, recovered, doors);
@@ -360,6 +361,7 @@ fn share(
         folder_id: folder.folder_id(),
         epoch: folder.stream_epoch(),
         started: Instant::now(),
+        is_awaited: AtomicBool::new(false),
         cursors,
         catalogue: Arc::new(ArcSwap::from_pointee(catalogue)),
         accounts: Accounts::new(Arc::clone(&store), tokens, Arc::clone(&revocations), compute),

@@ -1,6 +1,10 @@
 //! Loading users: one question to the store per user however many wait, and one answer for all of them. A failure is
 //! everybody's answer and leaves nothing behind, so the next request asks again.
 
+use std::future::ready;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use hub::UserState;
 use proto::{Code, UserId};
 use storage::store::{LoadedUser, StoreError};
@@ -44,7 +48,14 @@ impl Core {
         self.loads += 1;
         // Taken before the question: what the store has by then need not be in the answer.
         let recovered = self.users.recovered(user).filter(|_| !sabotaged(Sabotage::ForgottenRecovery));
-        let question = self.shared.store.load_user(user);
+        let question = match self.shared.is_awaited.load(Ordering::Acquire) {
+            false => self.shared.store.load_user(user),
+            // It may be back, and who was signed out meanwhile is not known here yet.
+            true => {
+                let (reason, retry_after) = ("it was away at the start".to_owned(), Duration::from_secs(1));
+                Box::pin(ready(Err(StoreError::Unavailable { reason, retry_after })))
+            }
+        };
         driver::spawn_essential("user load", async move {
             let answer = question.await;
             let mut core = shard.core.borrow_mut();

@@ -2,7 +2,7 @@
 //! rates. Everything in here is immutable or published as a whole; nothing in here is locked by a shard.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) hot: Option<HotCache>,
     /// To the other nodes on the same database, when there can be some.
     pub(crate) wire: Option<Wire>,
+    /// The store's database was away at the start; until it is back and what others have put there is taken in, nobody is loaded.
+    pub(crate) is_awaited: AtomicBool,
     pub(crate) cursors: Cursors,
     pub(crate) catalogue: Arc<ArcSwap<Catalogue>>,
     pub(crate) revocations: Arc<Revocations>,

@@ -2,7 +2,7 @@
 //! and has old rows purged. Nothing that a request waits for happens here.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -40,8 +40,6 @@ pub(crate) struct Operations {
     writer: Arc<WriterStats>,
     high_water: Version,
     mesh: OnceLock<MeshStats>,
-    /// The store's database was away at the start and has not been back since.
-    is_awaited: AtomicBool,
     /// Why the server must stop.
     refused: OnceLock<String>,
     /// Records that the store refused and that wait for a person, at the last look.
@@ -51,20 +49,13 @@ pub(crate) struct Operations {
 }
 
 impl Operations {
-    pub(crate) fn new(
-        journal: Journal,
-        journal_id: JournalId,
-        writer: Arc<WriterStats>,
-        high_water: Version,
-        is_awaited: bool,
-    ) -> Self {
+    pub(crate) fn new(journal: Journal, journal_id: JournalId, writer: Arc<WriterStats>, high_water: Version) -> Self {
         Self {
             journal: Mutex::new(Some(journal)),
             journal_id,
             writer,
             high_water,
             mesh: OnceLock::new(),
-            is_awaited: AtomicBool::new(is_awaited),
             refused: OnceLock::new(),
             parked: AtomicU64::new(0),
             kept: Mutex::default(),
@@ -139,9 +130,9 @@ impl Operations {
 
     fn look(&self, shared: &Shared) {
         let mut ping = block_on(shared.store.ping());
-        if ping.is_ok() && self.is_awaited.load(Ordering::Relaxed) {
+        if ping.is_ok() && shared.is_awaited.load(Ordering::Relaxed) {
             ping = absent::settle_in(shared).and(ping);
-            self.is_awaited.store(ping.is_err(), Ordering::Relaxed);
+            shared.is_awaited.store(ping.is_err(), Ordering::Release);
         }
         if let Err(StoreError::Unfit { reason }) = &ping {
             let _ = self.refused.set(reason.clone());

@@ -72,6 +72,11 @@ impl Refusal {
     fn new(code: proto::Code, detail: impl Into<String>) -> Self {
         Self { code: code.as_str().to_owned(), detail: detail.into() }
     }
+
+    /// Whether the same may work later: something that it needs is away or busy.
+    pub(crate) fn is_passing(&self) -> bool {
+        [proto::Code::Busy, proto::Code::Unavailable].iter().any(|code| code.as_str() == self.code)
+    }
 }
 
 impl From<Result<Value, Refusal>> for Reply {

@@ -25,7 +25,7 @@ pub(crate) enum Exit {
     Config = 3,
     /// This version cannot do that yet.
     Later = 4,
-    /// The data folder is in use, or the server does not answer, or a port is taken.
+    /// The data folder is in use, or the server or its database does not answer, or a port is taken.
     Unreachable = 5,
     /// The input was refused, in whole or in part.
     Input = 6,
@@ -39,7 +39,7 @@ const ALL: &[(Exit, &str, &str)] = &[
     (Exit::Usage, "usage", "the command line is wrong"),
     (Exit::Config, "config", "the configuration is wrong"),
     (Exit::Later, "later", "not available in this version"),
-    (Exit::Unreachable, "unreachable", "the data folder or a port is in use, or no server answers"),
+    (Exit::Unreachable, "unreachable", "the data folder or a port is in use, or no server or database answers"),
     (Exit::Input, "input", "the input was refused, in whole or in part"),
     (Exit::Unsound, "unsound", "a check found something wrong"),
 ];
@@ -132,6 +132,7 @@ impl From<OperatorError> for Failure {
         let exit = match &error {
             OperatorError::Socket(SocketError::Absent { .. } | SocketError::Io { .. }) => Exit::Unreachable,
             OperatorError::Start(error) => of_start(error),
+            OperatorError::Refused(refusal) if refusal.is_passing() => Exit::Unreachable,
             OperatorError::Refused(_) => Exit::Input,
         };
         Self::new(exit, error.to_string())

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use serde_json::json;
 
-use super::{UNSOUND, expect_later, health, offline, over, read, wait_for};
+use super::{UNREACHABLE, UNSOUND, expect_later, health, offline, over, read, wait_for};
 use crate::support::postgres::PostgresServer;
 use crate::support::{Launch, PASSWORD, Reader, Server, eventually};
 
@@ -72,18 +72,22 @@ fn a_database_that_dies_under_load_holds_up_nobody_who_is_in_memory() {
 fn a_server_starts_without_its_database_and_loses_nothing() {
     let mut postgres = PostgresServer::start();
     let server = over(&postgres.url()).start();
-    let (reader, revoked) = (Reader::register(&server, "reader"), Reader::register(&server, "revoked"));
+    let [reader, revoked, late] = ["reader", "revoked", "late"].map(|name| Reader::register(&server, name));
     let manga = reader.series(&server, "berserk");
     reader.put_progress(&server, manga, &json!({"chapter": 12})).expect(200);
     server.request("POST", "/auth/revoke").json(&json!({"refresh_token": revoked.refresh_token})).send().expect(200);
     let server = server.stop().1.start();
     reader.put_progress(&server, manga, &json!({"chapter": 13})).expect(200);
+    // Known to the database alone when the server is killed: the last checkpoint is older.
+    server.request("POST", "/auth/revoke").json(&json!({"refresh_token": late.refresh_token})).send().expect(200);
     postgres.go_down();
     reader.put_progress(&server, manga, &json!({"chapter": 14})).expect(200);
 
     let launch = server.kill();
     let drained = offline(&launch, &postgres.url(), &["db", "drain", "--timeout=0"]);
     assert!(drained.code() == 1 && drained.stdout.contains("is it available?"), "{drained:#?}");
+    let checked = offline(&launch, &postgres.url(), &["db", "check"]);
+    assert_eq!(checked.code(), UNREACHABLE, "{checked:#?}");
     // Twice, because what the first such start leaves must be enough for the second.
     let mut server = launch.start();
     for _ in 0..2 {
@@ -97,6 +101,10 @@ fn a_server_starts_without_its_database_and_loses_nothing() {
         server = server.kill().start();
     }
     postgres.go_up();
+    let first = eventually("the database is asked again", || {
+        Some(read(&server, &late, manga)).filter(|answer| answer.status != 503)
+    });
+    assert_eq!(first.status, 401, "nobody is let in who was signed out: {first:#?}");
     wait_for(&server, "ready", "healthy");
     assert_eq!(reader.progress(&server, manga)["chapter"], json!(14));
     reader.put_progress(&server, manga, &json!({"chapter": 15})).expect(200);
@@ -189,6 +197,21 @@ fn a_database_that_comes_back_as_another_one_stops_the_server_and_is_not_written
     let server = launch.start();
     wait_for(&server, "ready", "healthy");
     assert_eq!(reader.progress(&server, manga)["chapter"], json!(13));
+}
+
+#[test]
+fn a_database_that_is_exchanged_behind_open_connections_is_noticed_before_anything_is_written() {
+    let postgres = PostgresServer::start();
+    let server = over(&postgres.url()).start();
+    let reader = Reader::register(&server, "reader");
+    let manga = reader.series(&server, "berserk");
+    reader.put_progress(&server, manga, &json!({"chapter": 12})).expect(200);
+    server.cli(&["db", "drain"]).done();
+    // As a pooler's connections go on when the server behind it is another one.
+    postgres.query("UPDATE journal_cursor SET lsn = 0");
+    let before = postgres.dump();
+    reader.put_progress(&server, manga, &json!({"chapter": 13})).expect(200);
+    ends(&postgres, server, &before, &["is an older copy", "db adopt"]);
 }
 
 #[test]

@@ -40,8 +40,11 @@ impl Absent {
                 "{away}. {what}; start it with the database there, and it will know enough next time"
             ))
         };
-        let known =
-            known.ok_or_else(|| lacking("This server has never run with its database, so it cannot do without"))?;
+        let known = known.ok_or_else(|| {
+            lacking(
+                "There is no checkpoint to go by: this server has never run with its database, or the file is damaged",
+            )
+        })?;
         let kept = Checkpoint::load(&folder.checkpoint_catalogue());
         let kept = kept.map_err(|error| lacking(&format!("The kept catalogue cannot be used: {error}")))?;
         let kept = kept.filter(|kept| kept.store == known.store);

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -248,6 +248,7 @@ impl World {
             store: Arc::clone(&self.shared_store),
             hot: None,
             wire: None,
+            is_awaited: AtomicBool::new(false),
             cursors: cursors.clone(),
             catalogue: Arc::new(ArcSwap::from_pointee(catalogue())),
             revocations,

@@ -70,20 +70,21 @@ async fn store_share(links: &Links, batch: &Batch, share: usize) -> Result<Appli
         lsns.push(int(lsn.0).map_err(Failure::into_error)?);
     }
     let journal = Uuid::from_bytes(batch.journal.0);
+    let mine = || batch.cursors.iter().map(|(lane, _)| *lane).filter(move |lane| share_of(*lane) == share);
     let end = async |client: &Client| {
         let reached: &[_] = params![journal, lanes, lsns];
-        let (parked, cursor, committed) = tokio::join!(
+        let (parked, guarded, cursor, committed) = tokio::join!(
             biased;
             park(client, batch.journal, &parked, batch.now_unix_ms),
+            links.identity().guard(client, batch.journal, mine()),
             execute(client, CURSOR, reached),
             run(client, "COMMIT"),
         );
-        parked.and(cursor.map(drop)).and(committed)
+        parked.and(guarded).and(cursor.map(drop)).and(committed)
     };
     let link = links.batch(share);
     link.alone(Redo::Harmless, async |client| {
-        let mine = batch.cursors.iter().map(|(lane, _)| *lane).filter(|lane| share_of(*lane) == share);
-        links.identity().stands(batch.journal, &batch.behind, mine)?;
+        links.identity().stands(batch.journal, &batch.behind, mine())?;
         tables.store(client, Some(links.begin()), async |client| end(client).await).await.map_err(Failure::committing)
     })
     .await

@@ -1,16 +1,18 @@
 //! Whether the database is the one that this server began with. Asked on every new connection, before anything else is: after an
 //! absence there may be another database behind the address, or an older copy of the same one, and in that the rows are missing
-//! that the journal has let go of meanwhile. What does not fit is refused for good; nothing is ever written to it.
+//! that the journal has let go of meanwhile. A pooler hides that connections are new, so every batch asks too, in its own
+//! transaction. What does not fit is refused for good; nothing is ever written to it.
 
 use std::cell::{Cell, OnceCell, RefCell};
 
 use rustc_hash::FxHashMap;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use uuid::Uuid;
 
 use super::apply;
 use super::failure::{Failure, away};
-use super::statement::{column, first, odd, params};
+use super::statement::{column, first, int, odd, params};
 use crate::journal::{JournalId, LaneCursors, Lsn, StoreId};
 use crate::lane::Lane;
 use crate::migrations::{self, MigrationError};
@@ -26,6 +28,15 @@ pub struct Awaited {
     /// Where that journal ended when the server started: nothing behind it can have been stored.
     pub end: Lsn,
 }
+
+/// Fails (by a division by zero, because the commit is already on its way) unless this is the store and its cursors are where
+/// they have been seen.
+const GUARD: &str = "
+    SELECT 1 / (CASE WHEN (SELECT value FROM meta WHERE key = 'store_id') = $2 AND NOT EXISTS (
+        SELECT 1 FROM UNNEST($3::smallint[], $4::bigint[]) AS seen (lane, lsn)
+        LEFT JOIN journal_cursor AS stored ON stored.journal_id = $1 AND stored.lane = seen.lane
+        WHERE coalesce(stored.lsn, 0) < seen.lsn
+    ) THEN 1 ELSE 0 END)";
 
 /// What is known of the database.
 #[derive(Default)]
@@ -112,16 +123,51 @@ impl Identity {
         match checked {
             Ok(()) => Ok(()),
             Err(Wrong::Failed(failure)) => Err(failure.into_error()),
-            Err(Wrong::Fit(why)) => {
-                let reason = format!(
-                    "the database {place} {why}. Nothing was written to it. Bring the right one back and start again; or, to go \
-                     on with this one, run `mangahub db adopt`"
-                );
-                tracing::error!(reason, "the database is refused");
-                let _ = self.unfit.set(reason);
-                self.admits()
-            }
+            Err(Wrong::Fit(why)) => self.refuse(place, &why),
         }
+    }
+
+    /// Asks a connection that has been asked before.
+    pub(super) async fn check_again(&self, client: &Client, place: &str) -> Result<(), Failure> {
+        let Some(expected) = self.store_id.get() else { return Ok(()) };
+        match self.look(client, expected).await {
+            Ok(()) => Ok(()),
+            Err(Wrong::Failed(failure)) => Err(failure),
+            Err(Wrong::Fit(why)) => Ok(self.refuse(place, &why)?),
+        }
+    }
+
+    /// A statement of a transaction that moves these lanes of a journal: it fails unless they are where they have been seen.
+    pub(super) async fn guard(
+        &self,
+        client: &Client,
+        journal: JournalId,
+        lanes: impl Iterator<Item = Lane>,
+    ) -> Result<(), Failure> {
+        let Some(StoreId(store)) = self.store_id.get() else { return Ok(()) };
+        let seen = self.seen.borrow().get(&journal).copied().unwrap_or_default();
+        let (lanes, lsns): (Vec<i16>, Vec<Lsn>) = lanes.map(|lane| (i16::from(lane.as_byte()), seen.get(lane))).unzip();
+        let lsns = lsns.into_iter().map(|lsn| int(lsn.0)).collect::<Result<Vec<i64>, _>>()?;
+        let (journal, store) = (Uuid::from_bytes(journal.0), &store[..]);
+        match client.query_typed(GUARD, params![journal, store, lanes, lsns]).await {
+            Ok(_) => Ok(()),
+            // On a new connection it is found out what it is instead.
+            Err(error) if error.code() == Some(&SqlState::DIVISION_BY_ZERO) => {
+                Err(Failure::Lost("the database is not where it was".to_owned()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn refuse(&self, place: &str, why: &str) -> Result<(), StoreError> {
+        let reason = format!(
+            "the database {place} {why}. Nothing was written to it. Bring the right one back and start again; or, to go on with \
+             this one, run `mangahub db adopt`"
+        );
+        if self.unfit.set(reason.clone()).is_ok() {
+            tracing::error!(reason, "the database is refused");
+        }
+        self.admits()
     }
 
     async fn look(&self, client: &Client, expected: StoreId) -> Result<(), Wrong> {

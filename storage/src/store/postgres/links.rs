@@ -43,6 +43,11 @@ impl Links {
         self.connector.identity().begin()
     }
 
+    /// Whether a connection still leads to the database that this server began with.
+    pub(super) async fn check_again(&self, client: &Client) -> Result<(), Failure> {
+        self.identity().check_again(client, &self.connector.shown()).await
+    }
+
     /// What is known of the database.
     pub(super) fn identity(&self) -> &Identity {
         self.connector.identity()

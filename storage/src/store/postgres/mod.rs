@@ -359,9 +359,13 @@ impl Store for PostgresStore {
     }
 
     fn ping(&self) -> Answer<u64> {
-        self.read(async move |client| {
-            let row = first(client, "SELECT count(*) FROM parked_records", params![]).await?;
-            statement::number(&row.ok_or_else(|| statement::odd("no count"))?, 0)
+        self.thread.submit(Kind::Read, async move |links: &Links| {
+            let asked = async |client: &Client| {
+                links.check_again(client).await?;
+                let row = first(client, "SELECT count(*) FROM parked_records", params![]).await?;
+                statement::number(&row.ok_or_else(|| statement::odd("no count"))?, 0)
+            };
+            links.read(asked).await
         })
     }
 
