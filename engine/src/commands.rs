@@ -5,12 +5,12 @@ use hub::{Change, Context, Outcome};
 use proto::{Chapter, Code, MergeKey};
 use storage::journal::{Busy, BusyReason, Ticket};
 use storage::lane::Lane;
-use storage::trace;
 
 use crate::attach::Outgoing;
 use crate::connections::Connection;
 use crate::core::{Core, Release};
 use crate::fault::{ConflictState, Extra, Fault};
+use crate::followed;
 use crate::message::{Answer, Attached, ConnRef, Request, Target, Work};
 use crate::request::{Acked, Announcement, Command, Done, ProgressView, SetProgress};
 use crate::users::{Found, Waiting};
@@ -226,7 +226,9 @@ impl Core {
         match outcome {
             Outcome::Applied(change) => {
                 self.counters.applied += 1;
-                self.log_applied(slot, &change);
+                let resident = self.users.get(slot);
+                let (user, ticket) = (resident.state.user(), resident.ticket);
+                followed::applied(change.record.version(), user, self.id, ticket);
                 self.announce_change(slot, &change, origin, device);
                 Ok(self.done(slot, &change, device))
             }
@@ -295,15 +297,6 @@ impl Core {
             ticket = self.journal.append(&hub::Record::Device(evicted));
         }
         self.users.changed(slot, ticket);
-    }
-
-    fn log_applied(&mut self, slot: u32, change: &Change) {
-        let version = change.record.version();
-        if trace::follows(version) {
-            let (shard, resident) = (self.id, self.users.get(slot));
-            let (user, ticket) = (resident.state.user(), resident.ticket.0);
-            tracing::info!(target: trace::TARGET, version = version.0, stage = "applied", %user, shard, ticket);
-        }
     }
 
     /// A change of this node is news to the user's other connections.

@@ -15,7 +15,6 @@ use runtime::local::Signal;
 use rustc_hash::FxHashMap;
 use storage::journal::{Durable, LaneCursors, Lsn, ShardJournal, Ticket};
 use storage::lane::Lane;
-use storage::trace;
 
 use crate::Handed;
 use crate::accounts::lockout::LockOuts;
@@ -26,11 +25,12 @@ use crate::connections::{Connections, QueueLimits};
 use crate::driver::{self, Sabotage, sabotaged};
 use crate::fanout::Event;
 use crate::fault::Fault;
+use crate::followed;
 use crate::limits::Rate;
 use crate::message::{Answer, ConnRef, Delivery, Mail, Reply, Request, Target};
 use crate::metrics::Counters;
 use crate::nodes::Refreshes;
-use crate::request::{Acked, Announcement, Done};
+use crate::request::{Acked, Announcement};
 use crate::revocations::Ending;
 use crate::shard::Shard;
 use crate::shared::Shared;
@@ -371,13 +371,11 @@ impl Core {
     fn release_one(&mut self, what: Release) {
         match what {
             Release::Ack { conn, seq, acked } => {
-                log_acknowledged(&acked);
+                followed::acknowledged(&acked);
                 self.deliver(conn, Outgoing::Ack { seq, acked });
             }
             Release::Answer { target, answer } => {
-                if let Ok(Answer::Done(Done::Progress(acked))) = &answer {
-                    log_acknowledged(acked);
-                }
+                followed::answered(&answer);
                 self.answer(target, answer);
             }
             Release::Announce { slot, announcement, origin } => self.announce(slot, announcement, origin),
@@ -413,10 +411,7 @@ impl Core {
                 at -= 1;
             }
         }
-        if trace::follows(version) {
-            let connections = self.counters.announced - before;
-            tracing::info!(target: trace::TARGET, version = version.0, stage = "announced", connections);
-        }
+        followed::announced(version, self.counters.announced - before);
     }
 
     fn announce_here(&mut self, conn: ConnRef, event: &Event) {
@@ -490,12 +485,5 @@ impl Release {
             Self::Ack { conn, .. } | Self::Answer { target: Target::Connection { conn, .. }, .. } => Some(*conn),
             _ => None,
         }
-    }
-}
-
-fn log_acknowledged(acked: &Acked) {
-    let version = acked.state.key.version;
-    if trace::follows(version) && !acked.already {
-        tracing::info!(target: trace::TARGET, version = version.0, stage = "acknowledged");
     }
 }

@@ -20,6 +20,7 @@ mod driver;
 pub mod fanout;
 pub mod fault;
 mod fit;
+mod followed;
 pub mod grants;
 mod limits;
 mod loading;

@@ -61,8 +61,14 @@ fn save(
         Some(_) => None,
         None => {
             let path = config.data_dir.join(SECRET_NAME);
-            let failed = |error| Failure::new(Exit::Failed, format!("cannot read {}: {error}", path.display()));
-            Some(std::fs::read_to_string(&path).map_err(failed)?)
+            match std::fs::read_to_string(&path) {
+                Ok(secret) => Some(secret),
+                // The server may have been given one that this command was not.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                Err(error) => {
+                    return Err(Failure::new(Exit::Failed, format!("cannot read {}: {error}", path.display())));
+                }
+            }
         }
     };
     let store = match &config.database {
@@ -173,6 +179,7 @@ fn summary(file: &Path, bytes: u64, manifest: &Manifest) -> Value {
         "created_at_unix_ms": manifest.created_at_unix_ms,
         "store": manifest.store,
         "store_id": manifest.store_id,
+        "secret": manifest.has_secret(),
         "rows": manifest.rows(),
         "tables": tables,
     })
@@ -187,6 +194,9 @@ fn text(file: &Path, bytes: u64, manifest: &Manifest) -> String {
         manifest.store_id,
         manifest.server
     );
+    if !manifest.has_secret() {
+        text.push_str("  without the secret that signs tokens: set the same auth.jwt_secret where it is restored\n");
+    }
     for table in &manifest.tables {
         text.push_str(&format!("  {:<20} {:>10}\n", table.name, table.rows));
     }

@@ -65,6 +65,11 @@ impl Manifest {
         self.tables.iter().map(|table| table.rows).sum()
     }
 
+    /// Whether the secret that signs tokens is in it.
+    pub fn has_secret(&self) -> bool {
+        self.members.iter().any(|member| member.name == super::SECRET)
+    }
+
     /// Its tables as this version knows them; one that it does not know was written by a newer server.
     pub(super) fn loadable(&self) -> Result<Vec<Loadable>, BackupError> {
         let unknown = |what: String| BackupError::NewerContent { what, server: self.server.clone() };
