@@ -82,6 +82,7 @@ macro_rules! every_promise_on {
                 an_unreadable_record_is_parked,
                 a_parked_record_can_be_retried_or_discarded,
                 a_store_that_was_away_gets_everything,
+                batches_that_follow_refused_ones_are_stored_whole,
                 a_stop_does_not_wait_for_a_backlog,
                 draining_a_closed_journal_stores_what_was_left,
                 account_writes_go_before_waiting_batches,

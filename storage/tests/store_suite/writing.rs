@@ -81,6 +81,39 @@ pub(crate) fn a_refused_record_is_parked_and_the_rest_stored(backend: impl Backe
     assert_eq!(wait(store.cursors(running.id)), Ok(LaneCursors::all_at(last)));
 }
 
+/// Many batches, several of them under way where the store takes several, and something in most of them that it refuses.
+pub(crate) fn batches_that_follow_refused_ones_are_stored_whole<B: Backend>(mut backend: B) {
+    let store = backend.store();
+    let users: Vec<UserId> = (1..=8).map(|number| add_user(&store, number)).collect();
+    backend.refuse_series(13);
+    let folder = tempfile::tempdir().unwrap();
+    let mut running = Running::start(&folder, &store);
+    // Every user comes to every series, by and by.
+    let series = |at: u64| (at * 3 % 20) as i64 + 1;
+    let record = |at: u64| Record::Progress(progress(users[at as usize % users.len()], series(at), at, 100, 1));
+    let last = (1..=320).map(|at| running.write(&record(at))).max().unwrap();
+    backend.go_away();
+    let config = WriterConfig { batch_rows_max: 20, ..WriterConfig::default() };
+    let feed = running.feed.take().unwrap();
+    let writer = writer::start(feed, store.clone(), running.id, running.cursors.clone(), config).unwrap();
+    let stats = writer.stats();
+    eventually("the writer says that the store is away", || stats.read().failing_since_unix_ms.is_some());
+    backend.come_back();
+    assert!(writer.wait_for(last, PATIENCE));
+    let refused: Vec<u64> = (1..=320).filter(|at| series(*at) == 13).collect();
+    let mut parked: Vec<u64> = wait(store.parked(1_000)).unwrap().iter().map(|parked| parked.lsn.0).collect();
+    parked.sort_unstable();
+    assert_eq!(parked, refused, "each once, and nothing else");
+    for user in &users {
+        let mine = (1..=320).filter(|at| users[*at as usize % users.len()] == *user && series(*at) != 13);
+        let wanted: std::collections::BTreeSet<i64> = mine.map(series).collect();
+        assert_eq!(wait(store.load_user(*user)).unwrap().unwrap().stored.progress.len(), wanted.len());
+    }
+    assert_eq!(wait(store.cursors(running.id)), Ok(LaneCursors::all_at(last)));
+    assert!(running.journal.close());
+    assert!(writer.stop(PATIENCE));
+}
+
 /// A record of a kind that this version does not know.
 struct FromTheFuture(UserId);
 
