@@ -96,7 +96,8 @@ impl Crowd {
             let pause = Duration::from_millis(50 + draw(200));
             if let Ok(event) = tokio::time::timeout(pause, client.next(&mut answered)).await {
                 self.learn(user, node, &event?);
-            } else if !self.is_quiet.load(Ordering::SeqCst) {
+            } else if !self.is_quiet.load(Ordering::SeqCst) && client.connection().unanswered().len() == 0 {
+                // One at a time, because an Ack for several names the state of the last one only.
                 let manga = self.people.series[draw(self.people.series.len() as u64) as usize];
                 let mut update = progress(manga, draw(1_000) as u32, None);
                 update.force = draw(2) == 0;
