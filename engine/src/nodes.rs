@@ -383,3 +383,46 @@ impl Revocations {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hub::record::PreferencesRecord;
+    use hub::{Preferences, Strategy};
+
+    use super::*;
+    use crate::revocations::Known;
+
+    fn records(count: usize) -> Vec<Record> {
+        let row = Preferences { strategy: Strategy::Latest, ..Preferences::default() };
+        (0..count).map(|_| Record::Preferences(PreferencesRecord { user: UserId::new_v7(), row })).collect()
+    }
+
+    #[test]
+    fn what_finds_no_room_is_handed_back_whole_and_a_shard_takes_a_little_at_a_time() {
+        let shards: Vec<Arc<Incoming>> = (0..2).map(|_| Arc::default()).collect();
+        let revocations = Arc::new(Revocations::new(Known::default(), &[], 0));
+        let mut listener = listener(|user| usize::from(user.as_bytes()[15] % 2), shards.clone(), revocations, None);
+        let origin = Origin { node: NodeId(2), epoch: 1, seq: 1 };
+        let mut taken = 0;
+        let back = loop {
+            match listener(Event::Records { origin, records: records(400) }) {
+                Ok(()) => taken += 400,
+                Err(back) => break back,
+            }
+        };
+        assert!(matches!(&back, Event::Records { records, .. } if records.len() == 400));
+        assert!(taken >= WAITING_MAX, "two shards have room for {taken}");
+        // What depends on the records comes after them.
+        listener(Event::Stored(origin)).unwrap();
+        let (mut heard, mut stored) = (0, false);
+        while !stored {
+            let arrived = block_on(shards[0].take());
+            assert!(arrived.records.len() <= BATCH_MAX && !arrived.anew);
+            (heard, stored) = (heard + arrived.records.len(), !arrived.stored.is_empty());
+        }
+        assert!(heard > 0 && heard <= WAITING_MAX);
+        listener(back).unwrap_err();
+        while block_on(shards[1].take()).stored.is_empty() {}
+        listener(Event::Records { origin, records: records(400) }).unwrap();
+    }
+}

@@ -86,9 +86,14 @@ impl Node {
 
     /// Makes changes of the series durable.
     fn commit(&mut self, series: impl IntoIterator<Item = i64>) {
+        let records: Vec<Record> = series.into_iter().map(record).collect();
+        self.commit_records(&records);
+    }
+
+    fn commit_records(&mut self, records: &[Record]) {
         let mut ticket = Default::default();
-        for manga in series {
-            ticket = self.shard.append(&record(manga));
+        for record in records {
+            ticket = self.shard.append(record);
         }
         self.shard.flush();
         until("durable", || self.shard.durable().ticket >= ticket);
@@ -322,6 +327,38 @@ fn a_node_that_is_alone_tells_nobody_and_who_joins_misses_nothing() {
     until("what was told to nobody is loaded", || two.reloads() > reloads);
     one.commit([101]);
     until("and goes on", || two.series() == [101]);
+}
+
+#[test]
+fn a_node_that_goes_silent_makes_the_others_load_anew_and_goes_on_where_it_was() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::to(redis.port());
+    let [mut one, two] = pair(format!("redis://127.0.0.1:{}", proxy.port()), redis.url());
+    one.commit([1]);
+    until("the first arrives", || two.series() == [1]);
+    let reloads = two.reloads();
+    proxy.cut();
+    one.commit([2]);
+    until("it counts as dead", || two.reading().counts.silent == 1 && two.reading().counts.others == 0);
+    until("what it may have told is loaded anew", || two.reloads() > reloads);
+    assert!(two.is_healthy());
+    proxy.mend();
+    until("it was only cut off", || two.series() == [1, 2] && two.reading().counts.others == 1);
+    assert_eq!(two.reading().counts.gaps, 0);
+}
+
+#[test]
+fn a_clock_far_ahead_is_counted_and_its_changes_come_all_the_same() {
+    let redis = RedisServer::start();
+    let [mut one, two] = pair(redis.url(), redis.url());
+    let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    for (manga, ahead_ms) in [(1, 0), (2, 30_000), (3, 600_000)] {
+        let Record::Library(mut ahead) = record(manga) else { unreachable!() };
+        ahead.row.version = Version::from_unix_ms(now_ms + ahead_ms);
+        one.commit_records(&[Record::Library(ahead)]);
+    }
+    until("all arrive", || two.series() == [1, 2, 3]);
+    assert_eq!(two.reading().counts.ahead, 1);
 }
 
 #[test]
