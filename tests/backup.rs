@@ -1,6 +1,8 @@
 //! Backups of real servers: whatever was acknowledged before `backup create` began is there after `backup restore`, under load,
 //! after a crash, from one kind of store into the other; what cannot be restored changes nothing.
 
+mod ledger;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -10,25 +12,25 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use proto::MangaId;
 use serde_json::json;
 
-use crate::support::postgres::PostgresServer;
+use crate::support::postgres::{Pooler, PostgresServer};
 use crate::support::{Finished, Launch, PASSWORD, Reader, Server, eventually, mangahub, on_disk};
 
 const READERS: usize = 3;
 
 /// Runs a command of the command line on any data folder.
-fn cli(data_dir: &Path, database: Option<&PostgresServer>, arguments: &[&str]) -> Finished {
+fn cli(data_dir: &Path, database: Option<&str>, arguments: &[&str]) -> Finished {
     let mut command = mangahub();
     command.arg("--data-dir").arg(data_dir).args(arguments);
     if let Some(database) = database {
-        command.env("DATABASE_URL", database.url());
+        command.env("DATABASE_URL", database);
     }
     Finished::run(&mut command)
 }
 
-fn launch(database: Option<&PostgresServer>) -> Launch {
+fn launch(database: Option<&str>) -> Launch {
     let launch = Launch::new().set("limits.requests_per_s", "1000000").set("limits.requests_burst", "1000000");
     match database {
-        Some(database) => launch.variable("DATABASE_URL", &database.url()),
+        Some(database) => launch.variable("DATABASE_URL", database),
         None => launch,
     }
 }
@@ -106,7 +108,7 @@ impl Load {
 }
 
 /// A server that is loaded, backed up meanwhile, and killed: the file, and what had been acknowledged before.
-fn backed_up_under_load(database: Option<&PostgresServer>, folder: &Path) -> (PathBuf, Load, Vec<u32>) {
+fn backed_up_under_load(database: Option<&str>, folder: &Path) -> (PathBuf, Load, Vec<u32>) {
     let server = launch(database).start();
     let load = Load::new(&server);
     let file = folder.join("backup");
@@ -125,7 +127,7 @@ fn backed_up_under_load(database: Option<&PostgresServer>, folder: &Path) -> (Pa
 }
 
 /// Restores into a new place and starts a server there.
-fn restored(file: &Path, database: Option<&PostgresServer>) -> Server {
+fn restored(file: &Path, database: Option<&str>) -> Server {
     let launch = launch(database);
     cli(&launch.data_dir(), database, &["backup", "restore", file.to_str().unwrap()]).done();
     let server = launch.start();
@@ -169,11 +171,13 @@ fn a_killed_servers_folder_is_backed_up_with_what_only_its_journal_has() {
 fn a_database_is_restored_into_another_and_into_a_folder() {
     let folder = on_disk();
     let (old, new) = (PostgresServer::start(), PostgresServer::start());
-    let (file, load, ledger) = backed_up_under_load(Some(&old), folder.path());
+    // Saved and restored through poolers, which give every transaction another connection.
+    let (out, into) = (Pooler::start(&old), Pooler::start(&new));
+    let (file, load, ledger) = backed_up_under_load(Some(&out.url()), folder.path());
     let other = on_disk();
-    let refused = cli(&other.path().join("data"), Some(&old), &["backup", "restore", file.to_str().unwrap()]);
+    let refused = cli(&other.path().join("data"), Some(&old.url()), &["backup", "restore", file.to_str().unwrap()]);
     assert!(refused.code() == 2 && refused.stderr.contains("not empty"), "{refused:#?}");
-    load.is_all_there(&restored(&file, Some(&new)), &ledger);
+    load.is_all_there(&restored(&file, Some(&into.url())), &ledger);
     // Everybody was refreshed once, there; here their tokens are what they were.
     load.is_all_there(&restored(&file, None), &ledger);
 }
