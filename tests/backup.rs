@@ -142,6 +142,9 @@ fn a_backup_made_under_load_has_everything_that_was_acknowledged_before_it() {
     let (file, load, ledger) = backed_up_under_load(None, folder.path());
     let server = restored(&file, None);
     load.is_all_there(&server, &ledger);
+    // Each restored folder is a node of its own: a resume token of the time that was lost names another.
+    let identity = |server: &Server| fs::read_to_string(server.launch().data_dir().join("folder-id")).unwrap();
+    assert_ne!(identity(&server), identity(&restored(&file, None)));
     // Restored again, after everybody was told to sign in again.
     let launch = launch(None);
     cli(&launch.data_dir(), None, &["backup", "restore", "--end-sessions", file.to_str().unwrap()]).done();
