@@ -30,9 +30,12 @@ async fn prepare(client: &mut Client) -> Result<u32, tokio_postgres::Error> {
     let wanted = "CREATE TABLE IF NOT EXISTS schema_migrations (
              number integer NOT NULL PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, applied_at bigint NOT NULL
          )";
+    // Another node may make it at the same moment. Who of them is told so, and of which part of it (the table, its type, an index
+    // of the system's), depends on where they meet; by then it is there.
+    const MADE_BY_ANOTHER: [SqlState; 3] =
+        [SqlState::DUPLICATE_TABLE, SqlState::DUPLICATE_OBJECT, SqlState::UNIQUE_VIOLATION];
     match client.batch_execute(wanted).await {
-        // Another node made it at the same moment; the second of two is told of an index of the system's.
-        Err(error) if matches!(error.code(), Some(&SqlState::UNIQUE_VIOLATION | &SqlState::DUPLICATE_TABLE)) => {}
+        Err(error) if error.code().is_some_and(|code| MADE_BY_ANOTHER.contains(code)) => {}
         made => made?,
     }
     newest(client).await

@@ -70,13 +70,12 @@ async fn store_share(links: &Links, batch: &Batch, share: usize) -> Result<Appli
         lsns.push(int(lsn.0).map_err(Failure::into_error)?);
     }
     let journal = Uuid::from_bytes(batch.journal.0);
-    let mine = || batch.cursors.iter().map(|(lane, _)| *lane).filter(move |lane| share_of(*lane) == share);
     let end = async |client: &Client| {
         let reached: &[_] = params![journal, lanes, lsns];
         let (parked, guarded, cursor, committed) = tokio::join!(
             biased;
             park(client, batch.journal, &parked, batch.now_unix_ms),
-            links.identity().guard(client, batch.journal, mine()),
+            links.identity().guard(client, batch.journal),
             execute(client, CURSOR, reached),
             run(client, "COMMIT"),
         );
@@ -84,7 +83,8 @@ async fn store_share(links: &Links, batch: &Batch, share: usize) -> Result<Appli
     };
     let link = links.batch(share);
     link.alone(Redo::Harmless, async |client| {
-        links.identity().stands(batch.journal, &batch.behind, mine())?;
+        let mine = batch.cursors.iter().map(|(lane, _)| *lane).filter(|lane| share_of(*lane) == share);
+        links.identity().stands(batch.journal, &batch.behind, mine)?;
         tables.store(client, Some(links.begin()), async |client| end(client).await).await.map_err(Failure::committing)
     })
     .await

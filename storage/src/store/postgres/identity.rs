@@ -137,17 +137,13 @@ impl Identity {
         }
     }
 
-    /// A statement of a transaction that moves these lanes of a journal: it fails unless they are where they have been seen.
-    pub(super) async fn guard(
-        &self,
-        client: &Client,
-        journal: JournalId,
-        lanes: impl Iterator<Item = Lane>,
-    ) -> Result<(), Failure> {
+    /// A statement of a transaction that moves a journal's lanes: it fails unless all of them are where they have been seen, those
+    /// of other connections too.
+    pub(super) async fn guard(&self, client: &Client, journal: JournalId) -> Result<(), Failure> {
         let Some(StoreId(store)) = self.store_id.get() else { return Ok(()) };
         let seen = self.seen.borrow().get(&journal).copied().unwrap_or_default();
-        let (lanes, lsns): (Vec<i16>, Vec<Lsn>) = lanes.map(|lane| (i16::from(lane.as_byte()), seen.get(lane))).unzip();
-        let lsns = lsns.into_iter().map(|lsn| int(lsn.0)).collect::<Result<Vec<i64>, _>>()?;
+        let lanes: Vec<i16> = Lane::all().map(|lane| i16::from(lane.as_byte())).collect();
+        let lsns = Lane::all().map(|lane| int(seen.get(lane).0)).collect::<Result<Vec<i64>, _>>()?;
         let (journal, store) = (Uuid::from_bytes(journal.0), &store[..]);
         match client.query_typed(GUARD, params![journal, store, lanes, lsns]).await {
             Ok(_) => Ok(()),
