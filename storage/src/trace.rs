@@ -9,7 +9,7 @@ use proto::Version;
 /// The target of all log lines of followed updates.
 pub const TARGET: &str = "mangahub::update";
 
-/// Updates that one stage may have under its eyes at once; beyond them the oldest are let go of.
+/// Updates that one stage may have under its eyes at once; further ones are passed over.
 pub const FOLLOWED_MAX: usize = 1_024;
 
 /// One update in so many; 0: none.

@@ -180,8 +180,7 @@ impl Worker {
     }
 
     fn follow(&mut self, record: &Record) {
-        if trace::follows(record.version()) {
-            self.followed.truncate(trace::FOLLOWED_MAX - 1);
+        if trace::follows(record.version()) && self.followed.len() < trace::FOLLOWED_MAX {
             self.followed.push((record.user(), record.version()));
         }
     }
