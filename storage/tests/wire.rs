@@ -15,7 +15,7 @@ use hub::library::LibraryRow;
 use hub::record::{LibraryRecord, Record};
 use proto::{GrantId, MangaId, NodeId, ReadingStatus, UserId, Version};
 use proxy::Proxy;
-use redis::RedisServer;
+use redis::{RedisCluster, RedisServer};
 use storage::journal::{self, CommitFeed, Cursors, Journal, JournalConfig, LaneCursors, Lsn, ShardJournal, StoreId};
 use storage::lane::Lane;
 use storage::store::Revocation;
@@ -359,6 +359,17 @@ fn a_clock_far_ahead_is_counted_and_its_changes_come_all_the_same() {
     }
     until("all arrive", || two.series() == [1, 2, 3]);
     assert_eq!(two.reading().counts.ahead, 1);
+}
+
+#[test]
+fn a_cluster_will_do() {
+    let cluster = RedisCluster::start();
+    let [mut one, two] = pair(cluster.url(), cluster.url());
+    one.commit(1..=500);
+    until("everything arrives", || two.series().len() >= 500);
+    one.store();
+    assert_eq!(two.series(), (1..=500).collect::<Vec<i64>>());
+    assert_eq!([&one, &two].map(|node| node.reading().counts.send_failures), [0, 0]);
 }
 
 #[test]

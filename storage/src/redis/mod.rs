@@ -1,5 +1,5 @@
 //! The way to Redis, for the hot cache and for the wire between nodes: what the URL means, a client of crate `fred` for a
-//! single Redis or one behind sentinels, plain or over TLS, what its errors mean, and the breaker. Every call has a time-out of
+//! single Redis, one behind sentinels or a cluster, plain or over TLS, what its errors mean, and the breaker. Every call has a time-out of
 //! its own, and fred tries nothing twice: what became of a write that was not answered is for the caller to sort out. Only ever
 //! used on a thread with a Tokio runtime, because fred panics outside one.
 
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fred::clients::{Client, WithOptions};
-use fred::interfaces::ClientLike;
+use fred::interfaces::{ClientLike, ClusterInterface};
 use fred::types::config::{
     Config, ConnectionConfig, Options, ReconnectPolicy, Server, ServerConfig, TlsConfig, TlsConnector,
     UnresponsiveConfig,
@@ -27,6 +27,9 @@ pub use breaker::BreakerState;
 
 /// A connection that owes an answer for this long is closed and made anew.
 const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(5);
+
+/// Attempts at a command on a cluster. What is sent twice changes nothing: every write carries its merge order or its number.
+const CLUSTER_ATTEMPTS: u32 = 3;
 
 /// Between two attempts to connect.
 const RECONNECT_EVERY_MS: u32 = 500;
@@ -78,9 +81,6 @@ impl Failure {
 pub(crate) fn configure(url: &str, tls_ca: Option<&Path>) -> Result<Config, RedisError> {
     let wrong = |error: fred::error::Error| RedisError::Url(error.details().to_owned());
     let mut redis = Config::from_url(url).map_err(wrong)?;
-    if redis.server.is_clustered() {
-        return Err(RedisError::Url("a cluster is not supported".to_owned()));
-    }
     redis.fail_fast = false;
     if redis.tls.is_some()
         && let Some(ca) = tls_ca
@@ -118,6 +118,7 @@ pub(crate) fn place(config: &Config) -> String {
     let tls = if config.tls.is_some() { ", TLS" } else { "" };
     match &config.server {
         ServerConfig::Sentinel { hosts, .. } => format!("behind sentinels at {}{tls}", list(hosts)),
+        ServerConfig::Clustered { hosts, .. } => format!("cluster at {}{tls}", list(hosts)),
         server => format!("{}{tls}", list(&server.hosts())),
     }
 }
@@ -132,10 +133,12 @@ pub(crate) struct Connection {
 impl Connection {
     /// Begins connecting. Needs a Tokio runtime.
     pub(crate) fn start(config: Config) -> Self {
+        // A cluster's node may say that another one has the key now, which costs an attempt.
+        let max_command_attempts = if config.server.is_clustered() { CLUSTER_ATTEMPTS } else { 1 };
         let connection = ConnectionConfig {
             connection_timeout: Duration::from_secs(2),
             internal_command_timeout: Duration::from_secs(2),
-            max_command_attempts: 1,
+            max_command_attempts,
             unresponsive: UnresponsiveConfig {
                 max_timeout: Some(UNRESPONSIVE_AFTER),
                 interval: Duration::from_millis(500),
@@ -169,8 +172,17 @@ impl Connection {
         if !self.is_there() {
             return Err(Failure::Silent("no connection".to_owned()));
         }
-        for script in scripts {
-            self.command(patience, "SCRIPT", vec!["LOAD".into(), (*script).into()]).await?;
+        // Each node of a cluster knows its own.
+        let nodes = self.client.cached_cluster_state().map(|cluster| cluster.unique_primary_nodes());
+        let servers = nodes.map_or(vec![None], |nodes| nodes.into_iter().map(Some).collect());
+        for server in servers {
+            // Of the client itself: options on top of options lose to them.
+            let client =
+                <Client as ClientLike>::with_options(&self.client, &Options { cluster_node: server, ..at_once() });
+            for script in scripts {
+                let load: Vec<Value> = vec!["LOAD".into(), (*script).into()];
+                let _: Value = within(patience, client.custom(command("SCRIPT"), load)).await?;
+            }
         }
         Ok(())
     }
@@ -197,9 +209,15 @@ pub(crate) fn at_once() -> Options {
     Options { fail_fast: true, ..Options::default() }
 }
 
-/// A command that fred's pipelines do not have (scripts, streams).
+/// A command that fred's pipelines do not have (scripts, streams). On a cluster the key says which node gets it, and fred has to be
+/// told which of the arguments that is: what it calls the first key is the first text.
 pub(crate) fn command(name: &'static str) -> CustomCommand {
-    CustomCommand::new_static(name, ClusterHash::FirstKey, false)
+    let key = match name {
+        "EVAL" | "EVALSHA" => ClusterHash::Offset(2),
+        "XREAD" => ClusterHash::Offset(5),
+        _ => ClusterHash::FirstKey,
+    };
+    CustomCommand::new_static(name, key, false)
 }
 
 /// Gives an answer so much time.

@@ -115,6 +115,47 @@ impl RedisServer {
     }
 }
 
+/// Three servers that share the keys out.
+pub(crate) struct RedisCluster {
+    servers: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    /// Starts one without replicas.
+    pub(crate) fn start() -> Self {
+        let servers: Vec<RedisServer> = (0..3).map(|_| RedisServer::with(&["--cluster-enabled", "yes"])).collect();
+        let places: Vec<String> = servers.iter().map(|server| format!("127.0.0.1:{}", server.port())).collect();
+        let mut create = Command::new("redis-cli");
+        create.args(["--cluster", "create"]).args(&places).args(["--cluster-replicas", "0", "--cluster-yes"]);
+        let output = create.stdin(Stdio::null()).output().expect("redis-cli runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        let cluster = Self { servers };
+        let deadline = Instant::now() + PATIENCE;
+        while !cluster.servers.iter().all(|server| server.ask(&["CLUSTER", "INFO"]).contains("cluster_state:ok")) {
+            assert!(Instant::now() < deadline, "the cluster does not come together");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        cluster
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis-cluster://127.0.0.1:{}", self.servers[0].port())
+    }
+
+    /// How many keys each server has.
+    pub(crate) fn keys(&self) -> Vec<u64> {
+        self.servers.iter().map(|server| server.ask(&["DBSIZE"]).parse().unwrap()).collect()
+    }
+
+    /// A hash's fields, wherever it is.
+    pub(crate) fn hash(&self, key: &str) -> std::collections::BTreeMap<String, String> {
+        let found = self.servers.iter().map(|server| server.hash(key));
+        found
+            .max_by_key(|hash| if hash.keys().any(|field| field.starts_with("MOVED")) { 0 } else { hash.len() })
+            .unwrap()
+    }
+}
+
 impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
