@@ -206,6 +206,8 @@ fn what_cannot_be_restored_changes_nothing() {
     let mut broken = whole.clone();
     broken[whole.len() / 2] ^= 1;
     let data_dir = folder.path().join("data");
+    let nothing = cli(&data_dir, None, &["backup", "create", folder.path().join("nothing").to_str().unwrap()]);
+    assert!(nothing.code() == 5 && nothing.stderr.contains("right data folder"), "{nothing:#?}");
     for (case, bytes) in [("damaged", &broken[..]), ("cut off", &whole[..whole.len() - 100])] {
         fs::write(&file, bytes).unwrap();
         for arguments in [&["backup", "restore", name][..], &["backup", "check", name]] {
