@@ -277,9 +277,7 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
         fleet.shutdown().stop();
         StartError::Runtime(error.to_string())
     })?;
-    if let Some(wire) = &wire_thread {
-        nodes::begin(wire, &shared, incoming, recovered_until);
-    }
+    nodes::begin(wire_thread.as_ref(), &shared, incoming, recovered_until);
     let admin = Admin::new(Arc::clone(&shared), Arc::clone(&operations));
     let (hot, draining) = (hot_thread, AtomicBool::new(false));
     Ok(Running { facts, admin, fleet, upkeep, operations, writer, hot, wire: wire_thread, shared, draining, folder })

@@ -316,7 +316,13 @@ pub(crate) fn start(
 }
 
 /// Recovery is over and the shards run: the others are told and heard.
-pub(crate) fn begin(wire: &WireThread, shared: &Arc<Shared>, shards: Vec<Arc<Incoming>>, recovered: Option<Lsn>) {
+pub(crate) fn begin(
+    wire: Option<&WireThread>,
+    shared: &Arc<Shared>,
+    shards: Vec<Arc<Incoming>>,
+    recovered: Option<Lsn>,
+) {
+    let Some(wire) = wire else { return };
     let of = Arc::downgrade(shared);
     // Without shards nobody takes anything.
     let owner = move |user| of.upgrade().map_or(0, |shared| shared.owner(user));
