@@ -214,6 +214,32 @@ struct State {
     outcome: Outcome,
 }
 
+impl State {
+    fn new(campaign: &Campaign) -> Self {
+        let plan = Plan {
+            users: campaign.users,
+            devices: 2,
+            writers: 2,
+            series: campaign.series,
+            connections_max: 0,
+            watched_per_mille: 0,
+            changes_per_s: 0.0,
+            request: Request::Update,
+            deliveries: false,
+            stages: false,
+            mode: Mode::Closed { window: campaign.window },
+            distribution: Distribution::Uniform,
+            seed: campaign.seed,
+            ramp: Duration::ZERO,
+            warm_up: Duration::ZERO,
+            measure: Duration::ZERO,
+        };
+        let random = Random::new(campaign.seed);
+        let (expectations, unanswered, outcome) = (Expectations::default(), HashMap::new(), Outcome::default());
+        Self { plan, random, expectations, unanswered, outcome }
+    }
+}
+
 /// Runs a campaign on a fresh data folder, over stores of its own when there are some; `launch` then names them. Must be called
 /// inside a `LocalSet`.
 pub async fn run(
@@ -221,27 +247,7 @@ pub async fn run(
     campaign: &Campaign,
     mut stores: Option<&mut dyn Stores>,
 ) -> Result<Outcome, Failure> {
-    let plan = Plan {
-        users: campaign.users,
-        devices: 2,
-        writers: 2,
-        series: campaign.series,
-        connections_max: 0,
-        watched_per_mille: 0,
-        changes_per_s: 0.0,
-        request: Request::Update,
-        deliveries: false,
-        stages: false,
-        mode: Mode::Closed { window: campaign.window },
-        distribution: Distribution::Uniform,
-        seed: campaign.seed,
-        ramp: Duration::ZERO,
-        warm_up: Duration::ZERO,
-        measure: Duration::ZERO,
-    };
-    let random = Random::new(campaign.seed);
-    let (expectations, unanswered, outcome) = (Expectations::default(), HashMap::new(), Outcome::default());
-    let mut state = State { plan, random, expectations, unanswered, outcome };
+    let mut state = State::new(campaign);
     let mut tokens = None;
     let mut shards = campaign.shards[0];
     let settings = launch.settings.clone();
@@ -265,11 +271,7 @@ pub async fn run(
         };
         let recovered = http::metric(&http::get(server.doors.metrics, "/metrics")?, RECOVERED).unwrap_or(0.0) as u64;
         state.outcome.recovered += recovered;
-        state.outcome.counted += u32::from(match at_stake {
-            AtStake::Nothing => false,
-            AtStake::Undrained => recovered > 0,
-            AtStake::Served => true,
-        });
+        state.outcome.counted += u32::from(at_stake.counts(recovered));
         compare(&server.doors, tokens, &mut state, cycle).await?;
         if let Some(stores) = stores.as_deref_mut() {
             compare_rows(&server.doors, tokens, stores, cycle).await?;
@@ -309,6 +311,17 @@ enum AtStake {
     Undrained,
     /// Clients were served while a store was gone.
     Served,
+}
+
+impl AtStake {
+    /// Whether a cycle was worth something, once the next start has said how many records it recovered.
+    fn counts(self, recovered: u64) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Undrained => recovered > 0,
+            Self::Served => true,
+        }
+    }
 }
 
 /// Waits until the database has everything, and compares its rows with what the server shows, which has just been compared with
