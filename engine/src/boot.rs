@@ -251,10 +251,7 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
         shards,
         topology: topology.explanation.clone(),
         backend: probe.backend.name().to_owned(),
-        backend_reason: match &probe.fix {
-            Some(fix) => format!("{}; {fix}", probe.explanation),
-            None => probe.explanation.clone(),
-        },
+        backend_reason: reason_of(&probe),
         store: format!("{} at {}{}", store.kind(), store.place(), if is_away { " (away)" } else { "" }),
         cache: hot.as_ref().map(|hot| format!("Redis {}", hot.place())),
         journal: words,
@@ -281,6 +278,14 @@ pub fn start_with(config: EngineConfig, encoders: Encoders, doors: Doors, seams:
     let admin = Admin::new(Arc::clone(&shared), Arc::clone(&operations));
     let (hot, draining) = (hot_thread, AtomicBool::new(false));
     Ok(Running { facts, admin, fleet, upkeep, operations, writer, hot, wire: wire_thread, shared, draining, folder })
+}
+
+/// Why the backend is what it is, and what to change when it is the fallback.
+fn reason_of(probe: &Probe) -> String {
+    match &probe.fix {
+        Some(fix) => format!("{}; {fix}", probe.explanation),
+        None => probe.explanation.clone(),
+    }
 }
 
 /// The hot cache, when there is one. A Redis that is away is no reason not to start.
