@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use loadtest::campaign::{self, Campaign, Stores};
+use loadtest::campaign::{self, Campaign, Stores, Which};
 use loadtest::server::Launch;
 use proto::{Chapter, MangaId, MergeKey, NodeId, UserId, Version};
 
@@ -20,20 +20,18 @@ struct Pair {
 }
 
 impl Stores for Pair {
-    fn end_database(&mut self) {
-        self.postgres.go_down();
+    fn end(&mut self, which: Which) {
+        match which {
+            Which::Database => self.postgres.go_down(),
+            Which::Cache => self.redis.kill(),
+        }
     }
 
-    fn start_database(&mut self) {
-        self.postgres.go_up();
-    }
-
-    fn end_cache(&mut self) {
-        self.redis.kill();
-    }
-
-    fn start_cache(&mut self) {
-        self.redis.go_up();
+    fn start(&mut self, which: Which) {
+        match which {
+            Which::Database => self.postgres.go_up(),
+            Which::Cache => self.redis.go_up(),
+        }
     }
 
     fn rows(&mut self) -> HashMap<(UserId, MangaId), MergeKey> {

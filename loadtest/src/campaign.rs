@@ -36,16 +36,21 @@ const RESUME_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the store may take to have everything once it is there again.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
 
+/// One of the stores.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// The database.
+    Database,
+    /// The hot cache, which may have lost everything when it comes back.
+    Cache,
+}
+
 /// What the server stands on besides its data folder, in the hands of whoever runs a campaign.
 pub trait Stores {
-    /// Ends the database at once, as a crash would.
-    fn end_database(&mut self);
+    /// Ends one at once, as a crash would.
+    fn end(&mut self, which: Which);
     /// Starts it again on what it has.
-    fn start_database(&mut self);
-    /// Ends the hot cache at once.
-    fn end_cache(&mut self);
-    /// Starts it again, with what it has or without.
-    fn start_cache(&mut self);
+    fn start(&mut self, which: Which);
     /// The merge keys in the database's table of progress.
     fn rows(&mut self) -> HashMap<(UserId, MangaId), MergeKey>;
 }
@@ -304,7 +309,7 @@ async fn compare(doors: &Doors, tokens: &Tokens, state: &mut State, cycle: u32) 
 }
 
 /// What a cycle put at stake.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum AtStake {
     Nothing,
     /// An update was in flight at the kill; whether the store lacked a record is for the next start to say.
@@ -370,7 +375,58 @@ async fn load_and_kill(
     let connections = drive::connect(doors.tcp_sync, tokens, &shared).await;
     let connections = connections.map_err(|lost| Failure::Connection { cycle, lost })?;
     shared.sending.set(true);
-    let tasks: Vec<JoinHandle<(Connection, Error)>> = connections
+    let tasks = begin(connections, state);
+    let readers = tokio::task::spawn_local(read_along(doors, tokens.clone(), Rc::clone(&shared), state.random.clone()));
+    tokio::time::sleep(load).await;
+    let mut at_stake = AtStake::Nothing;
+    match (kind, stores.as_deref_mut()) {
+        (Kind::DuringDrain, _) => {
+            server.signal("TERM")?;
+            tokio::time::sleep(DRAIN_MAX.mul_f64(state.random.unit())).await;
+        }
+        (Kind::AfterPause, _) => {
+            pause(&server, &shared, campaign.pause, cycle).await?;
+            if tasks.iter().any(JoinHandle::is_finished) {
+                return Err(io::Error::other(format!("cycle {cycle}: a pause cost a connection")).into());
+            }
+            tokio::time::sleep(load).await;
+        }
+        (Kind::DatabaseGone | Kind::CacheGone, Some(stores)) => {
+            let which = if kind == Kind::DatabaseGone { Which::Database } else { Which::Cache };
+            stores.end(which);
+            served_again(&shared, "the end of a store", cycle).await?;
+            tokio::time::sleep(load).await;
+            stores.start(which);
+            served_again(&shared, "the return of a store", cycle).await?;
+            at_stake = AtStake::Served;
+        }
+        _ => {}
+    }
+    let in_flight = shared.in_flight.get();
+    server.kill()?;
+    if let (Kind::AllGone, Some(stores)) = (kind, stores) {
+        [Which::Database, Which::Cache].into_iter().for_each(|which| stores.end(which));
+        [Which::Database, Which::Cache].into_iter().for_each(|which| stores.start(which));
+    }
+    shared.sending.set(false);
+    end(tasks, state, kind, cycle).await?;
+    readers.abort();
+    state.outcome.in_flight += in_flight;
+    state.expectations = shared.expectations.borrow_mut().take().unwrap_or_default();
+    for (kind, count) in shared.errors.borrow().iter() {
+        *state.outcome.errors.entry(kind.clone()).or_default() += count;
+    }
+    if in_flight > 0 && at_stake == AtStake::Nothing {
+        at_stake = AtStake::Undrained;
+    }
+    Ok(at_stake)
+}
+
+type Driving = JoinHandle<(Connection, Error)>;
+
+/// Lets every connection send, first what was never answered; every other one sends one update at a time.
+fn begin(connections: Vec<Connection>, state: &mut State) -> Vec<Driving> {
+    connections
         .into_iter()
         .enumerate()
         .map(|(at, mut connection)| {
@@ -382,53 +438,11 @@ async fn load_and_kill(
             }
             tokio::task::spawn_local(connection.run())
         })
-        .collect();
-    let readers = tokio::task::spawn_local(read_along(doors, tokens.clone(), Rc::clone(&shared), state.random.clone()));
-    tokio::time::sleep(load).await;
-    let mut served = false;
-    match kind {
-        Kind::UnderLoad => {}
-        Kind::DuringDrain => {
-            server.signal("TERM")?;
-            tokio::time::sleep(DRAIN_MAX.mul_f64(state.random.unit())).await;
-        }
-        Kind::AfterPause => {
-            pause(&server, &shared, campaign.pause, cycle).await?;
-            if tasks.iter().any(JoinHandle::is_finished) {
-                return Err(io::Error::other(format!("cycle {cycle}: a pause cost a connection")).into());
-            }
-            tokio::time::sleep(load).await;
-        }
-        Kind::DatabaseGone | Kind::CacheGone => {
-            if let Some(stores) = stores.as_deref_mut() {
-                let is_database = kind == Kind::DatabaseGone;
-                if is_database {
-                    stores.end_database()
-                } else {
-                    stores.end_cache()
-                }
-                served_again(&shared, "the end of a store", cycle).await?;
-                tokio::time::sleep(load).await;
-                if is_database {
-                    stores.start_database()
-                } else {
-                    stores.start_cache()
-                }
-                served_again(&shared, "the return of a store", cycle).await?;
-                served = true;
-            }
-        }
-        Kind::AllGone => {}
-    }
-    let in_flight = shared.in_flight.get();
-    server.kill()?;
-    if let (Kind::AllGone, Some(stores)) = (kind, stores) {
-        stores.end_database();
-        stores.end_cache();
-        stores.start_database();
-        stores.start_cache();
-    }
-    shared.sending.set(false);
+        .collect()
+}
+
+/// Waits for the ends of connections whose server has been killed.
+async fn end(tasks: Vec<Driving>, state: &mut State, kind: Kind, cycle: u32) -> Result<(), Failure> {
     for task in tasks {
         // A task ends by itself once its socket does; it panics only by a defect of the harness.
         let (connection, lost) = task.await.map_err(io::Error::other)?;
@@ -443,19 +457,7 @@ async fn load_and_kill(
             return Err(Failure::Connection { cycle, lost });
         }
     }
-    readers.abort();
-    state.outcome.in_flight += in_flight;
-    state.expectations = shared.expectations.borrow_mut().take().unwrap_or_default();
-    for (kind, count) in shared.errors.borrow().iter() {
-        *state.outcome.errors.entry(kind.clone()).or_default() += count;
-    }
-    Ok(if served {
-        AtStake::Served
-    } else if in_flight > 0 {
-        AtStake::Undrained
-    } else {
-        AtStake::Nothing
-    })
+    Ok(())
 }
 
 /// Stops the process for a while; afterwards the same connections must be served again.
