@@ -1,7 +1,7 @@
 //! A Redis server for one test: started from the installed package in a folder of its own, on free ports of
 //! 127.0.0.1 and a Unix socket, ended with the test, however the test ends. Nothing is shared between tests.
 
-#![allow(dead_code, reason = "every test binary uses its own part of this")]
+#![allow(dead_code, clippy::unwrap_used, reason = "every test binary uses its own part; a failed step fails the test")]
 
 use std::fs;
 use std::net::TcpListener;
