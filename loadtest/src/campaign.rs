@@ -25,8 +25,6 @@ use crate::workload::{Distribution, Random};
 
 /// The metric that says how many records the last start found in the journal and not in the store.
 const RECOVERED: &str = "mangahub_recovered_records";
-/// The metric that says how many records the store does not have yet.
-const LAG: &str = "mangahub_store_lag_records";
 /// Cycles that may be wasted (nothing in flight, or nothing undrained) for each one that counts.
 const TRIES_PER_CYCLE: u32 = 5;
 /// A stop under way is killed within this time of its beginning.
@@ -332,16 +330,9 @@ impl AtStake {
 /// Waits until the database has everything, and compares its rows with what the server shows, which has just been compared with
 /// everything that it ever said.
 async fn compare_rows(doors: &Doors, tokens: &Tokens, stores: &mut dyn Stores, cycle: u32) -> Result<(), Failure> {
-    let deadline = Instant::now() + DRAIN_PATIENCE;
-    loop {
-        let lag = http::metric(&http::get(doors.metrics, "/metrics")?, LAG).unwrap_or(0.0) as u64;
-        if lag == 0 {
-            break;
-        }
-        if Instant::now() > deadline {
-            return Err(Failure::Undrained { cycle, lag });
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    let lag = doors.drained(DRAIN_PATIENCE).await?;
+    if lag > 0 {
+        return Err(Failure::Undrained { cycle, lag });
     }
     let rows = stores.rows();
     for seeded in &tokens.users {

@@ -22,6 +22,19 @@ pub fn hello<'a>(seeded: &'a Seeded, device: Option<DeviceId>, wants: u32) -> He
     }
 }
 
+/// Waits until everything that was sent is answered; a refusal is an error.
+pub async fn answered<T>(client: &mut FrameClient<T>) -> Result<(), Error> {
+    let mut answered = Vec::new();
+    while client.connection().unanswered().len() > 0 {
+        match client.next(&mut answered).await? {
+            Event::Bye(bye) => return Err(bye.into()),
+            Event::Reject(reject) => return Err(reject.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// All of a user's states, by series.
 pub async fn states(server: SocketAddr, seeded: &Seeded) -> Result<HashMap<MangaId, ProgressEntry>, Error> {
     let (mut client, _) = FrameClient::<()>::connect(server, &hello(seeded, None, 0)).await?;

@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use client::frames::Event;
 use client::shell::{Error, FrameClient};
 use hdrhistogram::Histogram;
 use proto::frame::SetProgress;
@@ -30,7 +29,6 @@ const AT_A_TIME: usize = 32;
 /// How long the store may take to have all of it.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(120);
 const LOOKUPS: &str = "mangahub_user_lookups_total";
-const LAG: &str = "mangahub_store_lag_records";
 
 /// One run.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -79,7 +77,12 @@ pub async fn run(server: &Server, tokens: &Tokens, plan: Plan) -> io::Result<Out
     while let Some(came) = coming.join_next().await {
         came?.map_err(io::Error::other)?;
     }
-    drained(doors.metrics).await?;
+    let lag = doors.drained(DRAIN_PATIENCE).await?;
+    if lag > 0 {
+        return Err(io::Error::other(format!(
+            "the store lacks {lag} records {DRAIN_PATIENCE:?} after the last update"
+        )));
+    }
     ask(doors.http, &tokens, plan, plan.warm_up).await?;
     let before = (http::get(doors.metrics, "/metrics")?, process::usage(server.pid())?, Instant::now());
     let (times, statuses) = ask(doors.http, &tokens, plan, plan.time).await?;
@@ -121,26 +124,7 @@ async fn write(server: SocketAddr, seeded: &Seeded, series: &[MangaId]) -> Resul
         };
         client.set_progress(&update, ()).map_err(|_| io::Error::other("a window too small for every series"))?;
     }
-    let mut answered = Vec::new();
-    while client.connection().unanswered().len() > 0 {
-        match client.next(&mut answered).await? {
-            Event::Bye(bye) => return Err(bye.into()),
-            Event::Reject(reject) => return Err(reject.into()),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-async fn drained(metrics: SocketAddr) -> io::Result<()> {
-    let deadline = Instant::now() + DRAIN_PATIENCE;
-    while http::metric(&http::get(metrics, "/metrics")?, LAG).is_some_and(|lag| lag > 0.0) {
-        if Instant::now() > deadline {
-            return Err(io::Error::other(format!("the store lacks records {DRAIN_PATIENCE:?} after the last update")));
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
+    reader::answered(&mut client).await
 }
 
 type Answers = (Histogram<u64>, BTreeMap<String, u64>);

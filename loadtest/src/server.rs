@@ -9,12 +9,16 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use crate::http;
 use crate::tokens::Tokens;
 
 /// How long a server may take from its start to open doors.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long it may take to stop politely.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The metric that says how many records the store does not have yet.
+const LAG: &str = "mangahub_store_lag_records";
 
 /// Limits that a load run raises, since it plays thousands of people from one address. They appear in every report.
 const RAISED: [(&str, &str); 3] = [
@@ -34,6 +38,20 @@ pub struct Doors {
     pub tcp_sync: SocketAddr,
     /// Metrics.
     pub metrics: SocketAddr,
+}
+
+impl Doors {
+    /// Waits until the store has everything; answers how many records it still lacks when that takes too long.
+    pub async fn drained(&self, patience: Duration) -> io::Result<u64> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let lag = http::metric(&http::get(self.metrics, "/metrics")?, LAG).unwrap_or(0.0) as u64;
+            if lag == 0 || Instant::now() > deadline {
+                return Ok(lag);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
 
 /// How to start a server.

@@ -10,7 +10,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use client::frames::Event;
 use client::shell::{Error, FrameClient};
 use proto::frame::{SetProgress, wants};
 use proto::{Chapter, Code, DeviceSeq, MangaId, Page};
@@ -227,15 +226,7 @@ impl Visitors {
         };
         let full = |_| io::Error::other("a window without room for one update");
         client.set_progress(&update, ()).map_err(full)?;
-        let mut answered = Vec::new();
-        while client.connection().unanswered().len() > 0 {
-            match client.next(&mut answered).await? {
-                Event::Bye(bye) => return Err(bye.into()),
-                Event::Reject(reject) => return Err(reject.into()),
-                _ => {}
-            }
-        }
-        Ok(())
+        reader::answered(&mut client).await
     }
 }
 
