@@ -24,7 +24,8 @@ pub use crate::redis::{BreakerState, RedisError};
 pub use stats::{HotCounts, HotReading, HotState};
 
 use crate::journal::Committed;
-use stats::{Stats, count};
+use crate::redis::count;
+use stats::Stats;
 
 /// Messages on their way to the cache's thread.
 const INBOX_MESSAGES: usize = 8_192;
@@ -110,8 +111,6 @@ pub fn start(config: HotConfig, node: NodeId) -> Result<(HotCache, HotThread), R
     let wanted = crate::redis::configure(&config.url, config.tls_ca.as_deref())?;
     let (inbox, messages) = mpsc::channel(INBOX_MESSAGES);
     let handle = Arc::new(Handle { queue_rows_max: config.queue_rows_max, ..Handle::default() });
-    // Nobody has answered yet.
-    handle.stats.set_breaker(BreakerState::Open);
     let cache = HotCache { inbox, handle: handle.clone(), place: crate::redis::place(&wanted).into() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name("hot-cache".into()).spawn(move || {

@@ -3,17 +3,16 @@
 use std::time::Duration;
 
 use fred::clients::{Client, Pipeline, WithOptions};
-use fred::interfaces::{ClientLike, EventInterface, HashesInterface, KeysInterface};
+use fred::interfaces::{ClientLike, HashesInterface, KeysInterface};
 use fred::types::Value;
-use fred::types::config::{Config, Server};
+use fred::types::config::Config;
 use hub::load::StoredUser;
 use proto::{NodeId, UserId};
-use tokio::sync::broadcast::Receiver;
 
 use super::HotConfig;
 use super::layout::{self, Mark};
 use super::pending::{Changes, Series, Writes};
-use crate::redis::{Connection, Failure, at_once, command, failure, sha1, within};
+use crate::redis::{Circuit, Connection, Failure, Reconnects, at_once, command, failure, sha1, within};
 
 const USER_SCRIPT: &str = include_str!("user.lua");
 const PROGRESS_SCRIPT: &str = include_str!("progress.lua");
@@ -49,14 +48,12 @@ impl Redis {
         }
     }
 
-    /// Tells of every new connection, before anything is answered on it.
-    pub(super) fn connections(&self) -> Receiver<Server> {
-        self.connection.client.reconnect_rx()
+    pub(super) fn reconnects(&self) -> Reconnects {
+        Reconnects::of(&self.connection)
     }
 
-    /// Tells why connections fail.
-    pub(super) fn errors(&self) -> Receiver<(fred::error::Error, Option<Server>)> {
-        self.connection.client.error_rx()
+    pub(super) fn circuit(&self) -> Circuit {
+        Circuit::new(&self.connection, "users are loaded from the store alone")
     }
 
     /// Whether it answers; loads the scripts, which it may have lost.

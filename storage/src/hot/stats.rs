@@ -1,26 +1,6 @@
 //! What the hot cache tells about itself: counters that its thread writes and anybody reads.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
-
-use super::BreakerState;
-
-macro_rules! counts {
-    ($(#[$doc:meta])* $name:ident, $reading:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
-        #[derive(Debug, Default)]
-        pub(super) struct $name { $(pub(super) $field: AtomicU64,)* }
-
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct $reading { $($(#[$field_doc])* pub $field: u64,)* }
-
-        impl $name {
-            fn read(&self) -> $reading {
-                $reading { $($field: self.$field.load(Relaxed),)* }
-            }
-        }
-    };
-}
+use crate::redis::{BreakerState, Standing, counts};
 
 counts! {
     /// Counts since the start, and two levels.
@@ -65,8 +45,7 @@ counts! {
 #[derive(Debug, Default)]
 pub(super) struct Stats {
     pub(super) counts: Counts,
-    breaker: AtomicU8,
-    last_error: Mutex<Option<String>>,
+    pub(super) standing: Standing,
 }
 
 /// In a word, for `/health/ready`.
@@ -105,29 +84,15 @@ pub struct HotReading {
 }
 
 impl Stats {
-    pub(super) fn set_breaker(&self, state: BreakerState) {
-        self.breaker.store(state as u8, Relaxed);
-    }
-
-    pub(super) fn failed(&self, error: &str) {
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_owned());
-    }
-
     /// Everything at once; the counts are read one after the other.
     pub(super) fn read(&self, queue_rows_max: usize) -> HotReading {
-        let breaker = BreakerState::from_byte(self.breaker.load(Relaxed));
+        let breaker = self.standing.breaker();
         let counts = self.counts.read();
         let state = match breaker {
             BreakerState::Closed if counts.queue_rows * 2 < queue_rows_max as u64 => HotState::Healthy,
             BreakerState::Closed => HotState::Degraded,
             BreakerState::Probing | BreakerState::Open => HotState::Down,
         };
-        let last_error = self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        HotReading { counts, breaker, state, last_error }
+        HotReading { counts, breaker, state, last_error: self.standing.last_error() }
     }
-}
-
-/// Adds one.
-pub(super) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Relaxed);
 }

@@ -9,27 +9,23 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fred::types::config::Server;
 use futures_channel::oneshot;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use hub::load::StoredUser;
 use hub::record::Record;
 use proto::{NodeId, UserId, Version};
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::TryRecvError;
 use tokio::sync::mpsc::Receiver;
 
 use super::layout::Mark;
 use super::pending::{Added, Changes, Pending, Writes};
 use super::redis::{Redis, Vouching};
-use super::stats::count;
 use super::{Handle, HotConfig, Message};
 use crate::journal::Committed;
 use crate::record;
-use crate::redis::{Breaker, Failure, Local, last_error, next};
+use crate::redis::{Circuit, Failure, Local, Reconnects, count, next};
 use crate::trace;
 
 /// Rows of one pipeline.
@@ -60,11 +56,10 @@ pub(super) struct Worker {
     config: HotConfig,
     node: NodeId,
     pending: Pending,
-    breaker: Breaker,
+    circuit: Circuit,
     epoch: u64,
     overruns: u64,
-    connections: broadcast::Receiver<Server>,
-    errors: broadcast::Receiver<(fred::error::Error, Option<Server>)>,
+    reconnects: Reconnects,
     /// What is being written, kept until it has been.
     sent: Arc<Writes>,
     /// Updates that are followed: those that wait, and those that are being written.
@@ -87,12 +82,11 @@ impl Worker {
     ) -> Self {
         Self {
             node,
-            connections: redis.connections(),
-            errors: redis.errors(),
+            reconnects: redis.reconnects(),
+            circuit: redis.circuit(),
             redis,
             inbox,
             pending: Pending::new(config.queue_rows_max),
-            breaker: Breaker::new(Instant::now()),
             epoch: random(),
             overruns: 0,
             sent: Arc::default(),
@@ -115,10 +109,9 @@ impl Worker {
             self.begin_write();
             self.publish();
             let stopping = self.stop_at.is_some();
-            if stopping && self.writing.is_none() && (self.pending.is_empty() || !self.breaker.is_closed()) {
+            if stopping && self.writing.is_none() && (self.pending.is_empty() || !self.circuit.breaker.is_closed()) {
                 break;
             }
-            let probe_at = self.breaker.probe_at().map(tokio::time::Instant::from_std);
             tokio::select! {
                 taken = self.inbox.recv_many(&mut messages, MESSAGES_MAX), if !stopping => {
                     if taken == 0 {
@@ -129,10 +122,9 @@ impl Worker {
                 written = next(&mut self.writing) => self.written(written),
                 probed = next(&mut self.probing) => self.probed(probed),
                 Some(loaded) = self.loading.next(), if !self.loading.is_empty() => self.loaded(loaded),
-                () = tokio::time::sleep_until(probe_at.unwrap_or_else(tokio::time::Instant::now)),
-                    if probe_at.is_some() => self.probe(),
+                () = self.circuit.probe_is_due() => self.probe(),
                 () = tokio::time::sleep_until(self.look_at),
-                    if self.breaker.is_closed() && self.probing.is_none() => self.look(),
+                    if self.circuit.breaker.is_closed() && self.probing.is_none() => self.look(),
                 () = tokio::time::sleep_until(self.stop_at.unwrap_or_else(tokio::time::Instant::now)),
                     if stopping => break,
             }
@@ -144,7 +136,7 @@ impl Worker {
         let counts = &self.handle.stats.counts;
         counts.queue_rows.store(self.pending.rows() as u64, Relaxed);
         counts.writing_rows.store(self.sent.rows as u64, Relaxed);
-        self.handle.stats.set_breaker(self.breaker.state());
+        self.handle.stats.standing.set_breaker(self.circuit.breaker.state());
     }
 
     fn take(&mut self, message: Message) {
@@ -203,7 +195,7 @@ impl Worker {
     /// An overrun or a new connection is noticed at the latest when somebody is about to trust a copy or to vouch for one. A
     /// Redis that was started again has the copies of its last snapshot, with marks of this epoch and without the changes since.
     fn look_for_losses(&mut self) {
-        while !matches!(self.connections.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {
+        if self.reconnects.came() {
             self.end_epoch();
         }
         let overruns = self.handle.overruns.load(std::sync::atomic::Ordering::Acquire);
@@ -216,7 +208,7 @@ impl Worker {
     fn load(&mut self, user: UserId, reply: oneshot::Sender<Option<StoredUser>>) {
         let counts = &self.handle.stats.counts;
         let newer = [self.sent.find(user).cloned(), self.pending.find(user).cloned()];
-        let refusal = if !self.breaker.is_closed() {
+        let refusal = if !self.circuit.breaker.is_closed() {
             Some(&counts.misses_breaker)
         } else if self.loading.len() >= LOADS_MAX {
             Some(&counts.misses_busy)
@@ -244,11 +236,11 @@ impl Worker {
         let answer = match answer {
             Ok(None) => {
                 count(&counts.misses);
-                self.breaker.succeeded();
+                self.circuit.breaker.succeeded();
                 None
             }
             Ok(Some((mut stored, mark))) => {
-                self.breaker.succeeded();
+                self.circuit.breaker.succeeded();
                 if mark.is_some_and(|mark| self.is_trusted(mark)) {
                     count(&counts.hits);
                     self.pending.touch(user, stored.progress.iter().map(|(manga, _)| *manga).collect());
@@ -276,7 +268,7 @@ impl Worker {
     }
 
     fn begin_write(&mut self) {
-        if self.writing.is_some() || !self.breaker.is_closed() || self.pending.is_empty() {
+        if self.writing.is_some() || !self.circuit.breaker.is_closed() || self.pending.is_empty() {
             return;
         }
         self.look_for_losses();
@@ -300,7 +292,7 @@ impl Worker {
                 for (_, version) in followed {
                     tracing::info!(target: trace::TARGET, version = version.0, stage = "cached", rows = sent.rows);
                 }
-                self.breaker.succeeded();
+                self.circuit.breaker.succeeded();
                 count(&counts.writes);
                 counts.rows.fetch_add(sent.rows as u64, Relaxed);
                 let fills = sent.users.iter().filter(|(_, changes)| changes.complete).count();
@@ -309,8 +301,8 @@ impl Worker {
             Err(Failure::Refused { text, commands }) => {
                 tracing::warn!(error = text, commands, "Redis refused rows; they are dropped");
                 counts.dropped_refused.fetch_add(commands as u64, Relaxed);
-                self.handle.stats.failed(&text);
-                self.breaker.succeeded();
+                self.handle.stats.standing.failed(&text);
+                self.circuit.breaker.succeeded();
                 self.end_epoch();
             }
             Err(failure) => {
@@ -329,21 +321,18 @@ impl Worker {
     }
 
     fn failed(&mut self, failure: &Failure) {
-        // Without a connection, why there is none says more.
-        let why = last_error(&mut self.errors);
-        let text = why.as_deref().unwrap_or(failure.text());
-        self.handle.stats.failed(text);
+        let stats = &self.handle.stats;
+        // It was answered.
         if matches!(failure, Failure::Odd) {
-            return;
+            return stats.standing.failed(failure.text());
         }
-        if self.breaker.failed(Instant::now()) {
-            count(&self.handle.stats.counts.opened);
-            tracing::warn!(error = text, "Redis does not answer; users are loaded from the store alone");
+        if self.circuit.failed(failure, &stats.standing) {
+            count(&stats.counts.opened);
         }
     }
 
     fn probe(&mut self) {
-        self.breaker.probing();
+        self.circuit.breaker.probing();
         let redis = self.redis.clone();
         self.probing = Some(Box::pin(async move { redis.probe().await }));
     }
@@ -356,9 +345,9 @@ impl Worker {
 
     fn probed(&mut self, probed: Result<(), Failure>) {
         match probed {
-            Ok(()) if self.breaker.is_closed() => self.breaker.succeeded(),
+            Ok(()) if self.circuit.breaker.is_closed() => self.circuit.breaker.succeeded(),
             Ok(()) => {
-                self.breaker.close();
+                self.circuit.breaker.close();
                 tracing::info!("Redis answers; the hot cache is used");
             }
             Err(failure) => self.failed(&failure),

@@ -1,9 +1,11 @@
 //! The way to Redis, for the hot cache and for the wire between nodes: what the URL means, a client of crate `fred` for a
-//! single Redis, one behind sentinels or a cluster, plain or over TLS, what its errors mean, and the breaker. Every call has a time-out of
+//! single Redis, one behind sentinels or a cluster, plain or over TLS, what its errors mean, the breaker, and what is told of it all. Every call has a time-out of
 //! its own, and fred tries nothing twice: what became of a write that was not answered is for the caller to sort out. Only ever
 //! used on a thread with a Tokio runtime, because fred panics outside one.
 
 mod breaker;
+mod circuit;
+mod standing;
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -19,11 +21,11 @@ use fred::types::config::{
 use fred::types::{ClientState, ClusterHash, CustomCommand, Value};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::TryRecvError;
 
 pub(crate) use breaker::Breaker;
 pub use breaker::BreakerState;
+pub(crate) use circuit::{Circuit, Errors, Reconnects};
+pub(crate) use standing::{Standing, count, counts};
 
 /// A connection that owes an answer for this long is closed and made anew.
 const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(5);
@@ -246,17 +248,5 @@ pub(crate) fn failure(error: &fred::error::Error) -> Failure {
         Some("NOSCRIPT") => Failure::NoScript,
         Some("WRONGTYPE" | "ERR") => Failure::Refused { text, commands: 1 },
         _ => Failure::Silent(text),
-    }
-}
-
-/// The last of the errors that a connection had to tell, which says more than that there is none.
-pub(crate) fn last_error(errors: &mut Receiver<(fred::error::Error, Option<Server>)>) -> Option<String> {
-    let mut last = None;
-    loop {
-        match errors.try_recv() {
-            Ok((error, _)) => last = Some(error.to_string()),
-            Err(TryRecvError::Lagged(_)) => {}
-            Err(TryRecvError::Empty | TryRecvError::Closed) => return last,
-        }
     }
 }

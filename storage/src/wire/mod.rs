@@ -23,10 +23,10 @@ pub use crate::redis::{BreakerState, RedisError};
 pub use stats::{WireCounts, WireReading, WireState};
 
 use crate::journal::{Committed, Cursors, Lsn, StoreId};
-use crate::redis::{self, Connection};
+use crate::redis::{self, Connection, count};
 use crate::store::Revocation;
 use sender::Sender;
-use stats::{Stats, count};
+use stats::Stats;
 
 /// Messages on their way to the wire's thread.
 const INBOX_MESSAGES: usize = 8_192;
@@ -208,8 +208,6 @@ pub fn start(config: WireConfig, identity: Identity) -> Result<(Wire, WireThread
     let wanted = redis::configure(&config.url, config.tls_ca.as_deref())?;
     let (inbox, messages) = mpsc::channel(INBOX_MESSAGES);
     let handle = Arc::new(Handle::default());
-    // Nobody has answered yet.
-    handle.stats.set_breaker(BreakerState::Open);
     let wire = Wire { inbox, handle: Arc::clone(&handle) };
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RedisError::from)?;
     let (verdict, judged) = std::sync::mpsc::channel();

@@ -6,20 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use fred::interfaces::EventInterface;
 use fred::types::Value;
-use fred::types::config::Server;
 use hub::clock::REMOTE_AHEAD_MAX_MS;
 use proto::NodeId;
 use rustc_hash::FxHashMap;
-use tokio::sync::broadcast;
 
 use super::entry::{Header, Kind, parse_records, parse_revoked};
 use super::roll::Roll;
 use super::sender::Keys;
-use super::stats::count;
 use super::{Event, Handle, Identity, Listener, Origin, unix_ms};
-use crate::redis::{Connection, Failure, last_error};
+use crate::redis::{Connection, Errors, Failure, Reconnects, count};
 
 /// Entries read at once.
 const READ_ENTRIES: usize = 256;
@@ -97,8 +93,8 @@ pub(super) struct Reader {
     epoch: u64,
     handle: Arc<Handle>,
     listener: Listener,
-    connections: broadcast::Receiver<Server>,
-    errors: broadcast::Receiver<(fred::error::Error, Option<Server>)>,
+    reconnects: Reconnects,
+    errors: Errors,
     roll: Roll,
     /// Where it stands, and whether an entry was read there.
     at: Option<(StreamId, bool)>,
@@ -117,8 +113,8 @@ impl Reader {
         listener: Listener,
     ) -> Self {
         Self {
-            connections: connection.client.reconnect_rx(),
-            errors: connection.client.error_rx(),
+            reconnects: Reconnects::of(&connection),
+            errors: Errors::of(&connection),
             connection,
             keys,
             node: identity.node,
@@ -138,8 +134,7 @@ impl Reader {
         loop {
             if let Err(failure) = self.step().await {
                 self.doubtful = true;
-                let why = last_error(&mut self.errors);
-                self.handle.stats.failed(why.as_deref().unwrap_or(failure.text()));
+                self.handle.stats.standing.failed(&self.errors.explain(&failure));
                 tokio::time::sleep(PAUSE).await;
             }
             self.look_around().await;
@@ -148,9 +143,7 @@ impl Reader {
 
     async fn step(&mut self) -> Result<(), Failure> {
         // A new connection may lead to another Redis, or to the same with an older memory.
-        while self.connections.try_recv().is_ok() {
-            self.doubtful = true;
-        }
+        self.doubtful |= self.reconnects.came();
         if self.doubtful {
             self.find_place().await?;
             self.doubtful = false;

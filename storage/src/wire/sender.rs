@@ -6,18 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
-use fred::interfaces::{ClientLike, EventInterface};
+use fred::interfaces::ClientLike;
 use fred::types::Value;
-use fred::types::config::{Config, Server};
-use tokio::sync::{broadcast, mpsc};
+use fred::types::config::Config;
+use tokio::sync::mpsc;
 
 use super::entry::{Header, Kind};
 use super::outbox::Outbox;
 use super::reader::Reader;
-use super::stats::count;
 use super::{Begin, Conflict, Handle, Identity, Message, WORD_EVERY, WireConfig, unix_ms};
 use crate::journal::{Cursors, Lsn};
-use crate::redis::{Breaker, Connection, Failure, Local, at_once, command, failure, last_error, next, sha1, within};
+use crate::redis::{Circuit, Connection, Failure, Local, at_once, command, count, failure, next, sha1, within};
 
 const NODES_SCRIPT: &str = include_str!("nodes.lua");
 
@@ -77,8 +76,7 @@ pub(super) struct Sender {
     identity: Identity,
     keys: Keys,
     nodes_sha: String,
-    errors: broadcast::Receiver<(fred::error::Error, Option<Server>)>,
-    breaker: Breaker,
+    circuit: Circuit,
     /// Nothing before recovery is over.
     outbox: Option<(Outbox, Cursors)>,
     left_out: u64,
@@ -99,7 +97,7 @@ impl Sender {
         identity: Identity,
     ) -> Self {
         Self {
-            errors: connection.client.error_rx(),
+            circuit: Circuit::new(&connection, "the other nodes hear of changes later"),
             connection,
             inbox,
             handle,
@@ -107,7 +105,6 @@ impl Sender {
             keys: Keys::of(&identity),
             identity,
             nodes_sha: sha1(NODES_SCRIPT),
-            breaker: Breaker::new(Instant::now()),
             outbox: None,
             left_out: 0,
             word_due: true,
@@ -169,10 +166,9 @@ impl Sender {
             self.begin_send();
             self.publish();
             let stopping = self.stop_at.is_some();
-            if stopping && self.sending.is_none() && (!self.breaker.is_closed() || !self.has_something()) {
+            if stopping && self.sending.is_none() && (!self.circuit.breaker.is_closed() || !self.has_something()) {
                 return;
             }
-            let probe_at = self.breaker.probe_at().map(tokio::time::Instant::from_std);
             tokio::select! {
                 taken = self.inbox.recv_many(&mut messages, MESSAGES_MAX), if !stopping => {
                     if taken == 0 {
@@ -182,8 +178,7 @@ impl Sender {
                 }
                 sent = next(&mut self.sending) => self.sent(sent),
                 probed = next(&mut self.probing) => self.probed(probed),
-                () = tokio::time::sleep_until(probe_at.unwrap_or_else(tokio::time::Instant::now)),
-                    if probe_at.is_some() => self.probe(),
+                () = self.circuit.probe_is_due() => self.probe(),
                 _ = words.tick(), if !stopping => self.word_due = true,
                 () = tokio::time::sleep_until(self.stop_at.unwrap_or_else(tokio::time::Instant::now)),
                     if stopping => return,
@@ -224,14 +219,14 @@ impl Sender {
 
     fn publish(&self) {
         let stats = &self.handle.stats;
-        stats.set_breaker(self.breaker.state());
+        stats.standing.set_breaker(self.circuit.breaker.state());
         let bytes = self.outbox.as_ref().map_or(0, |(outbox, _)| outbox.bytes());
         stats.counts.queue_bytes.store(bytes as u64, Relaxed);
     }
 
     /// Appends what waits, says a word when one is due.
     fn begin_send(&mut self) {
-        if self.sending.is_some() || !self.breaker.is_closed() || (!self.word_due && !self.has_something()) {
+        if self.sending.is_some() || !self.circuit.breaker.is_closed() || (!self.word_due && !self.has_something()) {
             return;
         }
         let mut entries = Vec::new();
@@ -321,7 +316,7 @@ impl Sender {
         }
         match sent {
             Ok(claim) => {
-                self.breaker.succeeded();
+                self.circuit.breaker.succeeded();
                 if let Some(claim) = claim {
                     self.note_claim(claim);
                 }
@@ -339,18 +334,14 @@ impl Sender {
     }
 
     fn failed(&mut self, failure: &Failure) {
-        // Without a connection, why there is none says more.
-        let why = last_error(&mut self.errors);
-        let text = why.as_deref().unwrap_or(failure.text());
-        self.handle.stats.failed(text);
-        if self.breaker.failed(Instant::now()) {
-            count(&self.handle.stats.counts.opened);
-            tracing::warn!(error = text, "Redis does not answer; the other nodes hear of changes later");
+        let stats = &self.handle.stats;
+        if self.circuit.failed(failure, &stats.standing) {
+            count(&stats.counts.opened);
         }
     }
 
     fn probe(&mut self) {
-        self.breaker.probing();
+        self.circuit.breaker.probing();
         let (connection, patience) = (self.connection.clone(), self.config.timeout);
         self.probing = Some(Box::pin(async move { connection.load_scripts(patience, &[NODES_SCRIPT]).await }));
     }
@@ -358,7 +349,7 @@ impl Sender {
     fn probed(&mut self, probed: Result<(), Failure>) {
         match probed {
             Ok(()) => {
-                self.breaker.close();
+                self.circuit.breaker.close();
                 self.word_due = true;
             }
             Err(failure) => self.failed(&failure),
@@ -368,7 +359,7 @@ impl Sender {
     /// The last word: everything was told. And this node is no longer among the others.
     async fn leave(&mut self) {
         let is_taken = matches!(self.conflict, Some(Conflict::Taken { .. }));
-        if is_taken || !self.breaker.is_closed() || self.stop_at.is_none() {
+        if is_taken || !self.circuit.breaker.is_closed() || self.stop_at.is_none() {
             return self.connection.close(self.config.timeout).await;
         }
         self.leave_out();

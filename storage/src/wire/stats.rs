@@ -1,63 +1,49 @@
 //! What the wire tells about itself: numbers that its thread writes and anybody reads.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use super::Conflict;
-use crate::redis::BreakerState;
-
-macro_rules! counts {
-    ($($(#[$doc:meta])* $field:ident,)*) => {
-        #[derive(Debug, Default)]
-        pub(super) struct Counts { $(pub(super) $field: AtomicU64,)* }
-
-        /// Counts since the start, and a few levels.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct WireCounts { $($(#[$doc])* pub $field: u64,)* }
-
-        impl Counts {
-            fn read(&self) -> WireCounts {
-                WireCounts { $($field: self.$field.load(Relaxed),)* }
-            }
-        }
-    };
-}
+use crate::redis::{BreakerState, Standing, counts};
 
 counts! {
-    /// Entries with changes or ended sessions that were appended to the stream.
-    sent,
-    /// Times that appending failed or took too long; what was to be appended was sent again.
-    send_failures,
-    /// Times that something was not told to the others for want of room.
-    dropped,
-    /// Entries of other nodes that were read.
-    received,
-    /// Records in them.
-    received_records,
-    /// Records and entries of other nodes that this version cannot read.
-    unreadable,
-    /// Records whose version is more than a minute ahead of this node's clock.
-    ahead,
-    /// Times that something of another node was found missing.
-    gaps,
-    /// Times that users were loaded anew because of that.
-    reloads,
-    /// Other nodes that went silent without a goodbye.
-    silent,
-    /// Times that a shard had no room for what had come, and reading waited.
-    held_up,
-    /// Times the breaker opened.
-    opened,
-    /// Level: bytes that wait to be sent.
-    queue_bytes,
-    /// Level: other nodes that are alive.
-    others,
-    /// Level: 1 while something is missing that has not been made good.
-    gap_open,
-    /// Level: how long this node's last word took through the stream and back.
-    lag_ms,
-    /// When this node's last word came back.
-    heard_itself_unix_ms,
+    /// Counts since the start, and a few levels.
+    Counts, WireCounts {
+        /// Entries with changes or ended sessions that were appended to the stream.
+        sent,
+        /// Times that appending failed or took too long; what was to be appended was sent again.
+        send_failures,
+        /// Times that something was not told to the others for want of room.
+        dropped,
+        /// Entries of other nodes that were read.
+        received,
+        /// Records in them.
+        received_records,
+        /// Records and entries of other nodes that this version cannot read.
+        unreadable,
+        /// Records whose version is more than a minute ahead of this node's clock.
+        ahead,
+        /// Times that something of another node was found missing.
+        gaps,
+        /// Times that users were loaded anew because of that.
+        reloads,
+        /// Other nodes that went silent without a goodbye.
+        silent,
+        /// Times that a shard had no room for what had come, and reading waited.
+        held_up,
+        /// Times the breaker opened.
+        opened,
+        /// Level: bytes that wait to be sent.
+        queue_bytes,
+        /// Level: other nodes that are alive.
+        others,
+        /// Level: 1 while something is missing that has not been made good.
+        gap_open,
+        /// Level: how long this node's last word took through the stream and back.
+        lag_ms,
+        /// When this node's last word came back.
+        heard_itself_unix_ms,
+    }
 }
 
 /// In a word, for `/health/ready`.
@@ -89,27 +75,18 @@ pub(super) struct Stats {
     pub(super) counts: Counts,
     /// No other node is known: nobody has to be told anything.
     pub(super) alone: AtomicBool,
-    breaker: AtomicU8,
+    pub(super) standing: Standing,
     conflict: Mutex<Option<Conflict>>,
-    last_error: Mutex<Option<String>>,
 }
 
 impl Stats {
-    pub(super) fn set_breaker(&self, state: BreakerState) {
-        self.breaker.store(state as u8, Relaxed);
-    }
-
-    pub(super) fn failed(&self, error: &str) {
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_owned());
-    }
-
     pub(super) fn set_conflict(&self, conflict: Option<Conflict>) {
         *self.conflict.lock().unwrap_or_else(PoisonError::into_inner) = conflict;
     }
 
     /// Everything at once; the counts are read one after the other.
     pub(super) fn read(&self, now_unix_ms: u64, silence_max_ms: u64) -> WireReading {
-        let breaker = BreakerState::from_byte(self.breaker.load(Relaxed));
+        let breaker = self.standing.breaker();
         let counts = self.counts.read();
         let conflict = self.conflict.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let hears = now_unix_ms.saturating_sub(counts.heard_itself_unix_ms) < silence_max_ms;
@@ -118,12 +95,6 @@ impl Stats {
             None if hears && breaker == BreakerState::Closed => WireState::Healthy,
             None => WireState::Down,
         };
-        let last_error = self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        WireReading { counts, breaker, state, last_error }
+        WireReading { counts, breaker, state, last_error: self.standing.last_error() }
     }
-}
-
-/// Adds one.
-pub(super) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Relaxed);
 }
