@@ -15,7 +15,7 @@ use storage::checkpoint::Checkpoint;
 use storage::folder::DataFolder;
 use storage::hot::{HotReading, HotState};
 use storage::journal::{Journal, JournalId, Stats};
-use storage::store::StoreError;
+use storage::store::{Purged, StoreError};
 use storage::wire::Wire;
 use storage::writer::{Reading, WriterStats};
 
@@ -212,7 +212,7 @@ impl Upkeep {
         let run = move || {
             runtime::priority::yield_to_shards();
             let mut poll = Poll::new();
-            let (mut checkpoint_at, mut purge_at) = (Instant::now(), Instant::now() + PURGE_EVERY);
+            let (mut checkpoint_at, mut purge_at) = (Instant::now(), Instant::now());
             loop {
                 operations.look(&shared);
                 poll.look(&shared);
@@ -222,8 +222,8 @@ impl Upkeep {
                     checkpoint_at = now + CHECKPOINT_EVERY;
                 }
                 if now >= purge_at {
-                    purge(&shared);
-                    purge_at = now + PURGE_EVERY;
+                    // What is left goes with the next look: other writes come in between.
+                    purge_at = if purge(&shared) { now } else { now + PURGE_EVERY };
                 }
                 if stopped.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout) {
                     return;
@@ -242,10 +242,18 @@ impl Upkeep {
     }
 }
 
-fn purge(shared: &Shared) {
+/// Has some old rows removed; false when there were none, or the store did not say.
+fn purge(shared: &Shared) -> bool {
     let now_ms = now_ms();
     match block_on(shared.store.purge(now_ms, now_ms.saturating_sub(TOMBSTONES_KEPT_MS))) {
-        Ok(purged) => tracing::info!(?purged, "old rows were purged"),
-        Err(error) => tracing::warn!(%error, "old rows were not purged; tried again in an hour"),
+        Ok(purged) if purged == Purged::default() => false,
+        Ok(purged) => {
+            tracing::info!(?purged, "old rows were purged");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "old rows were not purged; tried again in an hour");
+            false
+        }
     }
 }

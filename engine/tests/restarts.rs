@@ -7,10 +7,70 @@ use common::store_seam::Switched;
 use common::{Server, attach, chapter, config, grant, outgoing, until};
 use engine::boot::Seams;
 use engine::{Command, Done, Fault, Outgoing, ProgressView, Query, SetProgress, View};
-use proto::{Code, DeviceId, DeviceSeq, MangaId, MergeKey, ReadingStatus};
+use futures_executor::block_on;
+use futures_util::future::try_join_all;
+use proto::{Code, DeviceId, DeviceSeq, MangaId, MergeKey, ReadingStatus, SessionId, UserId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use storage::store::{NewRefreshToken, NewSession, NewUser, Role, SharedStore};
+
+const EXPIRED: u64 = 5_000;
+
+/// A user with so many sessions whose tokens have expired.
+fn add_expired_sessions(store: &SharedStore) -> UserId {
+    let user = NewUser {
+        id: UserId::new_v7(),
+        username: "reader".into(),
+        username_folded: "reader".into(),
+        email: "reader@example.org".into(),
+        email_folded: "reader@example.org".into(),
+        password_hash: "none".into(),
+        role: Role::User,
+        created_at_unix_ms: 1,
+    };
+    let id = user.id;
+    block_on(store.create_user(user)).expect("the store takes a user");
+    let numbers: Vec<u64> = (0..EXPIRED).collect();
+    // A queue of the store has room for so many.
+    for some in numbers.chunks(500) {
+        let opened = some.iter().map(|number| {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&number.to_le_bytes());
+            store.open_session(NewSession {
+                sid: SessionId::new_v7(),
+                user: id,
+                device_label: None,
+                ip: None,
+                user_agent: None,
+                created_at_unix_ms: 1,
+                refresh: NewRefreshToken { hash, expires_at_unix_ms: 2 },
+                sessions_per_user_max: u32::MAX,
+                keep_revocations_until_unix_ms: 2,
+            })
+        });
+        block_on(try_join_all(opened.collect::<Vec<_>>())).expect("and sessions");
+    }
+    id
+}
+
+#[test]
+fn expired_sessions_go_soon_after_a_start_however_many_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let beneath = Arc::new(OnceLock::new());
+    let told = Arc::clone(&beneath);
+    let add = move |store: SharedStore| {
+        let user = add_expired_sessions(&store);
+        told.set((Arc::clone(&store), user)).ok().unwrap();
+        store
+    };
+    let _server = Server::start(config(folder.path(), 1), Seams { store: Some(Arc::new(add)), ..Seams::default() });
+    let (store, user) = beneath.get().unwrap();
+    // At no time at all every session is still good.
+    let left = || block_on(store.sessions(*user, 0)).unwrap().len();
+    until("expired sessions are gone", || left() == 0);
+}
 
 fn with_store(store: &Switched) -> Seams {
     Seams { store: Some(store.seam()), ..Seams::default() }
