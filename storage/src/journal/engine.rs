@@ -8,7 +8,6 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use runtime::buffer::AlignedBuf;
 use rustix::fs::OFlags;
 
 use super::format::BLOCK_BYTES;
@@ -17,6 +16,14 @@ use crate::file_system::{self, FileSystem};
 /// Zeros are written ahead in pieces of this size: large enough for the disk's full speed, small enough that a commit
 /// queued behind one waits for well under a millisecond.
 const ZEROS_BYTES: usize = 256 << 10;
+
+/// Zeros as O_DIRECT takes them. Not from the heap: a large aligned block that comes and goes with every segment leaves a hole
+/// each time that the next one does not fit into.
+#[repr(align(4096))]
+struct Zeros([u8; ZEROS_BYTES]);
+
+static ZEROS: Zeros = Zeros([0; ZEROS_BYTES]);
+const _: () = assert!(align_of::<Zeros>() == BLOCK_BYTES);
 
 /// What the journal stands on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,8 +116,6 @@ impl StdEngine {
 
     fn takes_direct_writes(&self, folder: &Path) -> io::Result<bool> {
         let path = folder.join("probe.new");
-        let mut block = AlignedBuf::with_capacity(BLOCK_BYTES, BLOCK_BYTES);
-        block.resize(BLOCK_BYTES, 0);
         let attempt = OpenOptions::new()
             .write(true)
             .create(true)
@@ -118,7 +123,7 @@ impl StdEngine {
             .mode(0o600)
             .custom_flags((OFlags::DIRECT | OFlags::DSYNC).bits() as i32)
             .open(&path)
-            .and_then(|file| file.write_all_at(block.as_slice(), 0));
+            .and_then(|file| file.write_all_at(&ZEROS.0[..BLOCK_BYTES], 0));
         // Removed whether it worked or not; it may not even be there.
         let _ = std::fs::remove_file(&path);
         match attempt {
@@ -136,12 +141,10 @@ impl StdEngine {
             .mode(0o600)
             .custom_flags(self.flags(false))
             .open(path)?;
-        let mut zeros = AlignedBuf::with_capacity(BLOCK_BYTES, ZEROS_BYTES);
-        zeros.resize(ZEROS_BYTES, 0);
         let mut offset = 0;
         while offset < bytes {
             let piece = (bytes - offset).min(ZEROS_BYTES as u64) as usize;
-            file.write_all_at(&zeros.as_slice()[..piece], offset)?;
+            file.write_all_at(&ZEROS.0[..piece], offset)?;
             offset += piece as u64;
         }
         file.sync_all()
@@ -207,6 +210,32 @@ mod tests {
             assert!(flags.contains(OFlags::DSYNC), "without O_DSYNC a write is not durable when it returns");
             assert_eq!(flags.contains(OFlags::DIRECT), medium.direct);
         }
+    }
+
+    #[test]
+    fn segments_that_come_and_go_leave_no_memory_behind() {
+        const SEGMENTS: usize = 64;
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let engine = StdEngine::buffered();
+        let path = folder.path().join("segment");
+        // proc(5), second field of statm, in pages of 4 KiB.
+        let resident = || -> usize {
+            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+            statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4_096
+        };
+        // As in a server, where larger blocks have come and gone, so that these come from the heap.
+        drop(std::hint::black_box(vec![1_u8; 1 << 20]));
+        engine.prepare(&path, 64 << 10).unwrap();
+        let before = resident();
+        // What the journal keeps of each lies where the next one would have gone.
+        let kept: Vec<Box<[u8; 48]>> = (0..SEGMENTS)
+            .map(|_| {
+                engine.prepare(&path, 64 << 10).unwrap();
+                Box::new([1; 48])
+            })
+            .collect();
+        let grown = resident().saturating_sub(before);
+        assert!(grown < SEGMENTS * ZEROS_BYTES / 8, "{grown} bytes more for {} segments", kept.len());
     }
 
     #[test]
