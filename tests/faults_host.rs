@@ -134,12 +134,16 @@ fn wrapper(folder: &Path, words: &[&str]) -> PathBuf {
     path
 }
 
-const REFUSE_IO_URING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/refuse_io_uring.py");
+const REFUSE_IO_URING: [&str; 3] = [
+    "python3",
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/under_seccomp.py"),
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/no_io_uring.json"),
+];
 
 #[test]
 fn io_uring_refused_by_seccomp_falls_back_explains_itself_and_survives_kill_nine() {
     let folder = on_disk();
-    let binary = wrapper(folder.path(), &["python3", REFUSE_IO_URING]);
+    let binary = wrapper(folder.path(), &REFUSE_IO_URING);
     let launch = loadtest::server::Launch::for_load(binary, folder.path().join("data"));
     let log = launch.log();
     let campaign = Campaign {
@@ -170,7 +174,7 @@ fn a_folder_goes_on_when_a_restart_finds_io_uring_refused() {
     let manga = reader.series(&server, "berserk");
     reader.put_progress(&server, manga, &json!({"chapter": 4})).expect(200);
     let launch = server.kill();
-    let server = launch.through(&["python3", REFUSE_IO_URING]).start();
+    let server = launch.through(&REFUSE_IO_URING).start();
     assert!(server.banner().contains("epoll, because"), "{}", server.banner());
     assert_eq!(reader.progress(&server, manga)["chapter"], json!(4));
     reader.put_progress(&server, manga, &json!({"chapter": 5})).expect(200);

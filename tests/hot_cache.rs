@@ -1,10 +1,8 @@
 //! Redis beside the whole server: other tools read progress there, and a Redis that dies under load holds nobody up.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-
 use serde_json::{Value, json};
 
-use crate::support::{Launch, Reader, Request, Server, eventually};
+use crate::support::{Launch, Reader, Request, Server, eventually, under_load};
 
 use crate::support::redis::RedisServer;
 
@@ -63,53 +61,23 @@ fn a_redis_that_is_killed_under_load_holds_nobody_up_and_comes_back_without_a_re
     let mut redis = RedisServer::start();
     let server = serve_over(&redis);
     wait_for(&server, "ready", "healthy");
-    let readers: Vec<Reader> = ["one", "two"].iter().map(|name| Reader::register(&server, name)).collect();
+    let readers = ["one", "two"].map(|name| Reader::register(&server, name));
     let series = ["berserk", "one-piece"].map(|slug| readers[0].series(&server, slug));
-    let (done, acknowledged) = (AtomicBool::new(false), [const { AtomicU32::new(0) }; 2]);
-    let past = |number: u32| {
-        eventually("updates are acknowledged", || {
-            acknowledged.iter().all(|chapter| chapter.load(Ordering::SeqCst) >= number).then_some(())
-        });
-        acknowledged.iter().map(|chapter| chapter.load(Ordering::SeqCst)).max().unwrap()
-    };
-    std::thread::scope(|scope| {
-        for (at, reader) in readers.iter().enumerate() {
-            let (server, done, acknowledged) = (&server, &done, &acknowledged[at]);
-            scope.spawn(move || {
-                // Over the total of the series some time; that is nobody's refusal.
-                for number in 1.. {
-                    let page = json!({"chapter": 1, "page": number});
-                    reader.put_progress(server, series[at], &page).expect(200);
-                    acknowledged.store(number, Ordering::SeqCst);
-                    if done.load(Ordering::SeqCst) {
-                        break;
-                    }
-                }
-            });
-        }
-        // Ends the load however this ends.
-        let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let before = past(50);
-            redis.kill();
-            // Acknowledgements go on, then and once the breaker has opened.
-            let during = past(before + 50);
-            wait_for(&server, "degraded", "down");
-            let after = past(during + 50);
-            redis.go_up();
-            wait_for(&server, "ready", "healthy");
-            past(after + 50);
-        }));
-        done.store(true, Ordering::SeqCst);
-        if let Err(panic) = end {
-            std::panic::resume_unwind(panic);
-        }
+    let pages = under_load(&server, &[(&readers[0], series[0]), (&readers[1], series[1])], |load| {
+        load.goes_on(50);
+        redis.kill();
+        // Then, and once the breaker has opened.
+        load.goes_on(50);
+        wait_for(&server, "degraded", "down");
+        load.goes_on(50);
+        redis.go_up();
+        wait_for(&server, "ready", "healthy");
+        load.goes_on(50);
     });
-    for (at, reader) in readers.iter().enumerate() {
-        let last = acknowledged[at].load(Ordering::SeqCst);
-        assert_eq!(reader.progress(&server, series[at])["page"], json!(last));
+    for (manga, page) in series.into_iter().zip(pages) {
         eventually("the last update in Redis", || {
-            let key = key_of(&redis, series[at])?;
-            (redis.hash(&key).get("page") == Some(&last.to_string())).then_some(())
+            let key = key_of(&redis, manga)?;
+            (redis.hash(&key).get("page") == Some(&page.to_string())).then_some(())
         });
     }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use loadtest::campaign::{self, Campaign, Stores, Which};
 use loadtest::server::Launch;
-use proto::{Chapter, MangaId, MergeKey, NodeId, UserId, Version};
+use proto::{MangaId, MergeKey, UserId};
 
 use crate::support::postgres::PostgresServer;
-use crate::support::{is_soak, on_disk};
+use crate::support::{is_soak, merge_key, on_disk};
 
 use crate::support::redis::RedisServer;
 
@@ -38,21 +38,8 @@ impl Stores for Pair {
         let rows = self
             .postgres
             .query("SELECT user_id, manga_id, generation, chapter, version, node FROM user_progress WHERE NOT deleted");
-        rows.iter().map(|row| parsed(row)).collect()
+        rows.iter().map(|row| merge_key(row)).collect()
     }
-}
-
-fn parsed(row: &str) -> ((UserId, MangaId), MergeKey) {
-    let (user, numbers) = row.split_once('|').unwrap();
-    let [manga, generation, chapter, version, node] =
-        numbers.split('|').map(|number| number.parse::<u64>().unwrap()).collect::<Vec<_>>().try_into().unwrap();
-    let key = MergeKey {
-        generation: Version(generation),
-        chapter: Chapter::from_hundredths(chapter as u32).unwrap(),
-        version: Version(version),
-        node: NodeId(node as u32),
-    };
-    ((user.parse().unwrap(), MangaId(manga as i64)), key)
 }
 
 #[test]

@@ -11,14 +11,14 @@ use client::frames::Event;
 use client::shell::FrameClient;
 use loadtest::tokens::Tokens;
 use proto::frame::{Hello, ResumeToken, wants};
-use proto::{Chapter, DeviceId, MangaId, MergeKey, NodeId, UserId, Version};
+use proto::{DeviceId, MangaId, MergeKey, UserId};
 use serde_json::{Value, json};
 
 use super::Shared;
 
 use crate::support::postgres::PostgresServer;
 use crate::support::redis::RedisServer;
-use crate::support::{PATIENCE, Server, eventually, is_soak, progress};
+use crate::support::{PATIENCE, Server, eventually, is_soak, merge_key, progress};
 
 /// The largest merge key per series: of what is acknowledged, or of what is known.
 type Keys = HashMap<(UserId, MangaId), MergeKey>;
@@ -145,7 +145,7 @@ impl Drop for End {
 fn rows(postgres: &PostgresServer) -> Keys {
     let rows = postgres
         .query("SELECT user_id, manga_id, generation, chapter, version, node FROM user_progress WHERE NOT deleted");
-    rows.iter().map(|row| key_of(row, '|')).collect()
+    rows.iter().map(|row| merge_key(row)).collect()
 }
 
 /// The hashes for other tools.
@@ -154,20 +154,7 @@ fn hashes(redis: &RedisServer) -> Keys {
                   local row = redis.call('HMGET', key, 'generation', 'current_chapter', 'version', 'node') \
                   local user, manga = string.match(key, '^progress:(.*):(.*)$') \
                   table.insert(all, table.concat({user, manga, row[1], row[2] * 100, row[3], row[4]}, '|')) end return all";
-    redis.ask(&["EVAL", script, "0"]).lines().filter(|line| !line.is_empty()).map(|line| key_of(line, '|')).collect()
-}
-
-fn key_of(row: &str, by: char) -> ((UserId, MangaId), MergeKey) {
-    let (user, numbers) = row.split_once(by).unwrap();
-    let numbers: Vec<u64> = numbers.split(by).map(|number| number.parse().unwrap()).collect();
-    let [manga, generation, chapter, version, node] = numbers.try_into().unwrap();
-    let key = MergeKey {
-        generation: Version(generation),
-        chapter: Chapter::from_hundredths(chapter as u32).unwrap(),
-        version: Version(version),
-        node: NodeId(node as u32),
-    };
-    ((user.parse().unwrap(), MangaId(manga as i64)), key)
+    redis.ask(&["EVAL", script, "0"]).lines().filter(|line| !line.is_empty()).map(merge_key).collect()
 }
 
 /// What a node shows of everybody, as version and chapter.

@@ -1,69 +1,41 @@
 //! A database that dies under load, is away at the start, stays away for longer than the journal has room, comes back, or comes
 //! back as another one.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-
 use serde_json::json;
 
 use super::{UNREACHABLE, UNSOUND, expect_later, health, offline, over, read, wait_for};
 use crate::support::postgres::PostgresServer;
 use crate::support::redis::RedisServer;
-use crate::support::{Launch, PASSWORD, Reader, Server, eventually};
+use crate::support::{Launch, PASSWORD, Reader, Server, eventually, under_load};
 
 #[test]
 fn a_database_that_dies_under_load_holds_up_nobody_who_is_in_memory() {
     let mut postgres = PostgresServer::start();
     let server = over(&postgres.url()).start();
-    let readers: Vec<Reader> = ["one", "two"].iter().map(|name| Reader::register(&server, name)).collect();
+    let readers = ["one", "two"].map(|name| Reader::register(&server, name));
     // Signed in, and never loaded.
     let stranger = Reader::register(&server, "stranger");
     let series = ["berserk", "one-piece"].map(|slug| readers[0].series(&server, slug));
-    let (done, acknowledged) = (AtomicBool::new(false), [const { AtomicU32::new(0) }; 2]);
-    let past = |number: u32| {
-        eventually("updates are acknowledged", || {
-            acknowledged.iter().all(|page| page.load(Ordering::SeqCst) >= number).then_some(())
-        });
-        acknowledged.iter().map(|page| page.load(Ordering::SeqCst)).max().unwrap()
-    };
-    std::thread::scope(|scope| {
-        for (at, reader) in readers.iter().enumerate() {
-            let (server, done, acknowledged) = (&server, &done, &acknowledged[at]);
-            scope.spawn(move || {
-                for number in 1.. {
-                    let page = json!({"chapter": 1, "page": number});
-                    reader.put_progress(server, series[at], &page).expect(200);
-                    assert_eq!(reader.progress(server, series[at])["page"], json!(number));
-                    acknowledged.store(number, Ordering::SeqCst);
-                    if done.load(Ordering::SeqCst) {
-                        break;
-                    }
-                }
-            });
-        }
-        // Ends the load however this ends.
-        let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let before = past(20);
-            postgres.go_down();
-            let during = past(before + 20);
-            wait_for(&server, "degraded", "down");
-            expect_later(read(&server, &stranger, series[0]));
-            expect_later(stranger.put_progress(&server, series[0], &json!({"chapter": 1})));
-            let body = json!({"username": "stranger", "password": PASSWORD});
-            expect_later(server.request("POST", "/auth/login").json(&body).send());
-            let after = past(during + 20);
-            postgres.go_up();
-            wait_for(&server, "ready", "healthy");
-            past(after + 20);
-        }));
-        done.store(true, Ordering::SeqCst);
-        if let Err(panic) = end {
-            std::panic::resume_unwind(panic);
-        }
+    let pages = under_load(&server, &[(&readers[0], series[0]), (&readers[1], series[1])], |load| {
+        load.goes_on(20);
+        postgres.go_down();
+        load.goes_on(20);
+        wait_for(&server, "degraded", "down");
+        expect_later(read(&server, &stranger, series[0]));
+        expect_later(stranger.put_progress(&server, series[0], &json!({"chapter": 1})));
+        let body = json!({"username": "stranger", "password": PASSWORD});
+        expect_later(server.request("POST", "/auth/login").json(&body).send());
+        load.goes_on(20);
+        postgres.go_up();
+        wait_for(&server, "ready", "healthy");
+        load.goes_on(20);
     });
     server.cli(&["db", "drain"]).done();
-    for (at, page) in acknowledged.iter().enumerate() {
-        let stored = format!("SELECT page FROM user_progress WHERE manga_id = {}", series[at]);
-        assert_eq!(postgres.query(&stored), [page.load(Ordering::SeqCst).to_string()]);
+    for (manga, page) in series.iter().zip(pages) {
+        assert_eq!(
+            postgres.query(&format!("SELECT page FROM user_progress WHERE manga_id = {manga}")),
+            [page.to_string()]
+        );
     }
     read(&server, &stranger, series[0]).expect(404);
     stranger.put_progress(&server, series[0], &json!({"chapter": 2})).expect(200);

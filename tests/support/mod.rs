@@ -5,6 +5,8 @@ mod account;
 mod command;
 mod frames;
 mod http;
+mod load;
+mod rows;
 mod server;
 
 #[path = "../../storage/tests/support/postgres.rs"]
@@ -16,6 +18,8 @@ pub(crate) use account::{PASSWORD, Reader};
 pub(crate) use command::{Finished, mangahub, mangahub_through};
 pub(crate) use frames::{block_on, progress};
 pub(crate) use http::{Answer, Request};
+pub(crate) use load::under_load;
+pub(crate) use rows::merge_key;
 pub(crate) use server::{Launch, Server, on_disk};
 
 use std::time::{Duration, Instant};
