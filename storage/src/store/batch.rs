@@ -148,8 +148,8 @@ impl DeviceChange {
 }
 
 /// Entries by key: neighbours in a table are written one after the other, by every writer in the same order.
-pub(crate) fn sorted<K: Ord + Copy, V>(rows: impl Iterator<Item = (K, V)>) -> Vec<(K, V)> {
-    let mut sorted: Vec<(K, V)> = rows.collect();
+pub(crate) fn sorted<'r, K: Ord + Copy + 'r, V: 'r>(rows: impl IntoIterator<Item = (&'r K, &'r V)>) -> Vec<(K, &'r V)> {
+    let mut sorted: Vec<(K, &V)> = rows.into_iter().map(|(key, row)| (*key, row)).collect();
     sorted.sort_unstable_by_key(|(key, _)| *key);
     sorted
 }

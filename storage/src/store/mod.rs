@@ -80,6 +80,9 @@ pub trait Store: Send + Sync + 'static {
         1
     }
 
+    /// How many rows a batch may have.
+    fn batch_rows_max(&self) -> usize;
+
     /// The parked records, oldest first.
     fn parked(&self, rows_max: usize) -> Answer<Vec<ParkedRecord>>;
 

@@ -57,6 +57,8 @@ macro_rules! pass_on {
 
             fn batches_at_a_time(&self) -> usize { self.real.batches_at_a_time() }
 
+            fn batch_rows_max(&self) -> usize { self.real.batch_rows_max() }
+
             fn queues(&self) -> Vec<QueueReading> { self.real.queues() }
 
             fn apply(&self, batch: Batch) -> Answer<Applied> { self.seam.apply(&self.real, batch) }

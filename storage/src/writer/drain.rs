@@ -52,6 +52,7 @@ pub fn drain(
 ) -> Result<Drained, DrainError> {
     let journal = recovery.journal_id();
     let cursors = block_on(store.cursors(journal))?;
+    let config = config.over(&**store);
     let stats = Arc::new(WriterStats::new(cursors.lowest()));
     stats.stop_at(Instant::now() + patience);
     let mut delivery = Delivery::new(store.clone(), journal, cursors, config, stats.clone());

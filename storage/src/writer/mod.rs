@@ -21,12 +21,12 @@ pub use stats::{Reading, WriterStats};
 use self::delivery::{Delivery, Ended, jittered};
 use self::pending::Pending;
 use crate::journal::{CommitFeed, Committed, Cursors, JournalId, Lsn, Next};
-use crate::store::SharedStore;
+use crate::store::{SharedStore, Store};
 
 /// How batches are made and retried.
 #[derive(Clone, Copy, Debug)]
 pub struct WriterConfig {
-    /// A batch closes at this many rows: on SQLite about 50 ms, which is how long an account write may have to wait.
+    /// A batch closes at this many rows, or at as many as the store takes, if that is less.
     pub batch_rows_max: usize,
     /// And at this many records, however few rows they coalesce to.
     pub batch_records_max: usize,
@@ -41,12 +41,18 @@ pub struct WriterConfig {
 impl Default for WriterConfig {
     fn default() -> Self {
         Self {
-            batch_rows_max: 2_000,
+            batch_rows_max: usize::MAX,
             batch_records_max: 20_000,
             batch_wait_max: Duration::from_millis(250),
             retry_pause_min: Duration::from_millis(50),
             retry_pause_max: Duration::from_secs(5),
         }
+    }
+}
+
+impl WriterConfig {
+    fn over(self, store: &dyn Store) -> Self {
+        Self { batch_rows_max: self.batch_rows_max.min(store.batch_rows_max()), ..self }
     }
 }
 
@@ -108,6 +114,7 @@ struct Worker {
 impl Worker {
     fn new(feed: CommitFeed, store: SharedStore, journal: JournalId, cursors: Cursors, config: WriterConfig) -> Self {
         let stats = Arc::new(WriterStats::new(cursors.snapshot().lowest()));
+        let config = config.over(&*store);
         let delivery = Delivery::new(store, journal, cursors.snapshot(), config, stats.clone());
         Self { feed, delivery, pending: Pending::default(), cursors, config, stats }
     }

@@ -141,28 +141,21 @@ impl<'a> Tables<'a> {
     /// The rows of the users that `wanted` names, in key order.
     pub(super) fn of(rows: &'a Rows, wanted: impl Fn(UserId) -> bool) -> Result<Self, Failure> {
         let mut tables = Self::default();
-        for ((user, manga), row) in sorted(rows.progress.iter().map(|(key, row)| (*key, row))) {
-            if wanted(user) {
-                tables.progress.push(user, manga, row)?;
-            }
+        for ((user, manga), row) in sorted(rows.progress.iter().filter(|((user, _), _)| wanted(*user))) {
+            tables.progress.push(user, manga, row)?;
         }
-        for ((user, manga), row) in sorted(rows.library.iter().map(|(key, row)| (*key, row))) {
-            if wanted(user) {
-                tables.library.push(user, manga, row)?;
-            }
+        for ((user, manga), row) in sorted(rows.library.iter().filter(|((user, _), _)| wanted(*user))) {
+            tables.library.push(user, manga, row)?;
         }
-        for ((user, day, manga, node), (row, version)) in sorted(rows.history.iter().map(|(key, row)| (*key, *row))) {
-            if wanted(user) {
-                tables.history.push((user, manga, node), day, &row, version)?;
-            }
+        for ((user, day, manga, node), (row, version)) in
+            sorted(rows.history.iter().filter(|((user, ..), _)| wanted(*user)))
+        {
+            tables.history.push((user, manga, node), day, row, *version)?;
         }
-        for (user, row) in sorted(rows.preferences.iter().map(|(key, row)| (*key, row))) {
-            if wanted(user) {
-                tables.preferences.push(user, row)?;
-            }
+        for (user, row) in sorted(rows.preferences.iter().filter(|(user, _)| wanted(**user))) {
+            tables.preferences.push(user, row)?;
         }
-        tables.devices = sorted(rows.devices.iter().map(|(key, row)| (*key, row)));
-        tables.devices.retain(|((user, _), _)| wanted(*user));
+        tables.devices = sorted(rows.devices.iter().filter(|((user, _), _)| wanted(*user)));
         Ok(tables)
     }
 

@@ -258,6 +258,11 @@ impl Store for PostgresStore {
         2
     }
 
+    fn batch_rows_max(&self) -> usize {
+        // Nobody waits for a batch here. The more keys come in order at a time, the more of them share pages of table and index.
+        20_000
+    }
+
     fn parked(&self, rows_max: usize) -> Answer<Vec<ParkedRecord>> {
         self.read(async move |client| load::parked(client, rows_max).await)
     }

@@ -103,7 +103,7 @@ impl Applied {
 
 fn progress(conn: &Connection, rows: &Rows, applied: &mut Applied) -> rusqlite::Result<()> {
     let mut upsert = conn.prepare_cached(PROGRESS)?;
-    for ((user, manga), row) in sorted(rows.progress.iter().map(|(key, row)| (*key, row))) {
+    for ((user, manga), row) in sorted(&rows.progress) {
         let key = &row.key;
         applied.count(upsert.execute(params![
             user.as_bytes(),
@@ -122,7 +122,7 @@ fn progress(conn: &Connection, rows: &Rows, applied: &mut Applied) -> rusqlite::
 
 fn library(conn: &Connection, rows: &Rows, applied: &mut Applied) -> rusqlite::Result<()> {
     let mut upsert = conn.prepare_cached(LIBRARY)?;
-    for ((user, manga), row) in sorted(rows.library.iter().map(|(key, row)| (*key, row))) {
+    for ((user, manga), row) in sorted(&rows.library) {
         applied.count(upsert.execute(params![
             user.as_bytes(),
             manga.0,
@@ -138,7 +138,7 @@ fn library(conn: &Connection, rows: &Rows, applied: &mut Applied) -> rusqlite::R
 
 fn history(conn: &Connection, rows: &Rows, applied: &mut Applied) -> rusqlite::Result<()> {
     let mut upsert = conn.prepare_cached(HISTORY)?;
-    for ((user, day, manga, node), (row, version)) in sorted(rows.history.iter().map(|(key, row)| (*key, *row))) {
+    for ((user, day, manga, node), (row, version)) in sorted(&rows.history) {
         applied.count(upsert.execute(params![
             user.as_bytes(),
             day.0,
@@ -157,7 +157,7 @@ fn history(conn: &Connection, rows: &Rows, applied: &mut Applied) -> rusqlite::R
 
 fn preferences(conn: &Connection, rows: &Rows, applied: &mut Applied) -> rusqlite::Result<()> {
     let mut upsert = conn.prepare_cached(PREFERENCES)?;
-    for (user, row) in sorted(rows.preferences.iter().map(|(key, row)| (*key, row))) {
+    for (user, row) in sorted(&rows.preferences) {
         applied.count(upsert.execute(params![
             user.as_bytes(),
             row.version.0,
@@ -172,7 +172,7 @@ fn preferences(conn: &Connection, rows: &Rows, applied: &mut Applied) -> rusqlit
 fn devices(conn: &Connection, rows: &Rows, applied: &mut Applied) -> Result<(), StoreError> {
     let mut read = conn.prepare_cached(DEVICE_READ).map_err(refusal)?;
     let mut write = conn.prepare_cached(DEVICE_WRITE).map_err(refusal)?;
-    for ((user, id), change) in sorted(rows.devices.iter().map(|(key, row)| (*key, row))) {
+    for ((user, id), change) in sorted(&rows.devices) {
         let stored = read
             .query_row(params![user.as_bytes(), id.as_bytes()], |row| Ok(device(id, row, 0)))
             .optional()

@@ -131,6 +131,11 @@ impl Store for SqliteStore {
         self.writer.bulk(move |conn| apply::batch(conn, &batch))
     }
 
+    fn batch_rows_max(&self) -> usize {
+        // About 50 ms, which is how long an account write may have to wait.
+        2_000
+    }
+
     fn parked(&self, rows_max: usize) -> Answer<Vec<ParkedRecord>> {
         self.readers.read(move |conn| load::parked(conn, rows_max))
     }
