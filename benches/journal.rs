@@ -2,19 +2,16 @@
 //! reason to wait, so the inverse is the disk's), the rate with turns pipelined, and recovery. Floors against regression on
 //! one machine, not capacity. The folder is `$MANGAHUB_BENCH_FOLDER`, else the system's temporary one: use a disk.
 
-use std::path::PathBuf;
+mod workload;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use hub::device::DeviceStamp;
-use hub::history::{HistoryRow, LocalDay};
-use hub::library::LibraryRow;
-use hub::progress::ProgressRow;
-use hub::record::{ProgressRecord, Record};
-use proto::{Chapter, DeviceId, DeviceSeq, MangaId, MergeKey, NodeId, Page, ReadingStatus, UserId, Version};
+use hub::record::Record;
+use proto::Version;
 use storage::journal::{
     CommitFeed, Cursors, Engine, Journal, JournalConfig, Journalled, LaneCursors, Listener, Next, ShardJournal,
     Started, StdEngine, StoreId, Ticket, open,
@@ -22,51 +19,14 @@ use storage::journal::{
 use storage::lane::Lane;
 use storage::record::{RECORD_BYTES_MAX, decode};
 use tempfile::TempDir;
+use workload::{Step, folder};
 
 /// How many records recovery is measured on: 28 MB.
 const RECOVERED: u64 = 200_000;
 
 fn record(number: u64) -> Record {
-    let mut user = [3; 16];
-    user[8..].copy_from_slice(&number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
-    let chapter = Chapter::whole(number as u32 % 1_000);
-    let version = Version(number << 12);
-    let node = NodeId(7);
-    Record::Progress(ProgressRecord {
-        user: UserId::from_bytes(user),
-        manga: MangaId(number as i64 % 500 + 1),
-        row: ProgressRow {
-            key: MergeKey { generation: Version(1), chapter, version, node },
-            deleted: false,
-            page: Some(Page(3)),
-            ahead: false,
-        },
-        device: Some(DeviceStamp {
-            device: DeviceId::from_bytes(user),
-            seq: Some(DeviceSeq(number)),
-            epoch: Version(1),
-        }),
-        library: Some(LibraryRow {
-            version,
-            node,
-            deleted: false,
-            status: ReadingStatus::Reading,
-            added_at_ms: number,
-        }),
-        history: Some(HistoryRow {
-            day: LocalDay(20_000),
-            updates: 1,
-            chapters: 1,
-            last: chapter,
-            first: chapter,
-            jump: false,
-        }),
-    })
-}
-
-fn folder() -> TempDir {
-    let parent = std::env::var_os("MANGAHUB_BENCH_FOLDER").map_or_else(std::env::temp_dir, PathBuf::from);
-    tempfile::tempdir_in(parent).expect("a folder on a disk")
+    let (version, chapter) = (Version(number << 12), number as u32 % 1_000);
+    Step { device_seq: number, ..Step::new(number, number as i64 % 500 + 1, chapter, version) }.whole()
 }
 
 fn engines() -> Vec<Arc<dyn Engine>> {

@@ -7,6 +7,8 @@
 
 #![allow(clippy::print_stdout, reason = "a report for whoever runs it")]
 
+mod workload;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,17 +16,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
-use hub::device::DeviceStamp;
-use hub::history::{HistoryRow, LocalDay};
-use hub::library::LibraryRow;
-use hub::progress::ProgressRow;
-use hub::record::{ProgressRecord, Record};
+use hub::record::Record;
 use loadtest::server::Launch;
-use proto::{Chapter, DeviceId, DeviceSeq, MangaId, MergeKey, NodeId, Page, ReadingStatus, UserId, Version};
+use proto::{NodeId, Version};
 use storage::folder::DataFolder;
 use storage::journal::{JournalConfig, Listener, ShardJournal, Started, open};
 use storage::record::RECORD_BYTES_MAX;
 use storage::store::{SqliteConfig, SqliteStore, Store};
+use workload::{Step, folder};
 
 const SERIES_PER_USER: u64 = 10;
 const TURN_RECORDS: u64 = 64;
@@ -45,8 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             _ => return Err(format!("{name}: not known").into()),
         }
     }
-    let parent = std::env::var_os("MANGAHUB_BENCH_FOLDER").map_or_else(std::env::temp_dir, PathBuf::from);
-    let folder = tempfile::tempdir_in(parent)?;
+    let folder = folder();
     let written = folder.path().join("written");
     // A first life makes the folder, its store and its checkpoint.
     Launch::for_load(binary(), written.clone()).start()?.stop()?;
@@ -112,40 +110,9 @@ fn write(data_dir: &Path, records: u64, users: u64) -> Result<(), Box<dyn std::e
 /// Users come round in an order that is not that of their ids, each with the next of their series.
 fn record(number: u64, users: u64, node: NodeId) -> Record {
     let (round, user) = (number / users, number % users);
-    let mut id = [3; 16];
-    id[8..].copy_from_slice(&user.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
-    let chapter = Chapter::whole(1 + (round / SERIES_PER_USER) as u32);
-    let version = Version((number + 1) << 12);
-    Record::Progress(ProgressRecord {
-        user: UserId::from_bytes(id),
-        manga: MangaId((round % SERIES_PER_USER) as i64 + 1),
-        row: ProgressRow {
-            key: MergeKey { generation: Version(1), chapter, version, node },
-            deleted: false,
-            page: Some(Page(3)),
-            ahead: false,
-        },
-        device: Some(DeviceStamp {
-            device: DeviceId::from_bytes(id),
-            seq: Some(DeviceSeq(round + 1)),
-            epoch: Version(1),
-        }),
-        library: Some(LibraryRow {
-            version,
-            node,
-            deleted: false,
-            status: ReadingStatus::Reading,
-            added_at_ms: number,
-        }),
-        history: Some(HistoryRow {
-            day: LocalDay(20_000),
-            updates: 1,
-            chapters: 1,
-            last: chapter,
-            first: chapter,
-            jump: false,
-        }),
-    })
+    let (manga, chapter) = ((round % SERIES_PER_USER) as i64 + 1, 1 + (round / SERIES_PER_USER) as u32);
+    let step = Step::new(user, manga, chapter, Version((number + 1) << 12));
+    Step { node, device_seq: round + 1, ..step }.whole()
 }
 
 /// A folder to start on: sealed segments are never written again and are shared, everything else is copied.

@@ -4,17 +4,17 @@
 
 #[path = "../tests/support/postgres.rs"]
 mod postgres_server;
+#[path = "../../benches/workload/mod.rs"]
+mod workload;
 
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
-use hub::progress::ProgressRow;
-use hub::record::{ProgressRecord, Record};
+use hub::record::Record;
 use postgres_server::PostgresServer;
-use proto::{Chapter, MangaId, MergeKey, NodeId, Page, UserId, Version};
-use storage::journal::{JournalId, LaneCursors, Lsn};
-use storage::lane::Lane;
-use storage::store::{Batch, PostgresConfig, PostgresStore, Rows, SqliteConfig, SqliteStore, Store};
+use proto::Version;
+use storage::store::{PostgresConfig, PostgresStore, Rows, SqliteConfig, SqliteStore, Store};
+use workload::{Step, batch};
 
 const BATCH_ROWS: u64 = 2_000;
 const SERIES_PER_USER: u64 = 10;
@@ -22,18 +22,9 @@ const SERIES_PER_USER: u64 = 10;
 const MEASURED: u64 = 100;
 
 /// The `at`-th of `rows` rows.
-fn row(at: u64, version: u64) -> ProgressRecord {
-    let user = u128::from((at / SERIES_PER_USER).wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_be_bytes();
-    let chapter = Chapter::whole(u32::try_from(version % 1_000_000).expect("below a million"));
-    let key = MergeKey { generation: Version(version), chapter, version: Version(version), node: NodeId(1) };
-    ProgressRecord {
-        user: UserId::from_bytes(user),
-        manga: MangaId(1 + (at % SERIES_PER_USER) as i64),
-        row: ProgressRow { key, deleted: false, page: Some(Page(3)), ahead: false },
-        device: None,
-        library: None,
-        history: None,
-    }
+fn row(at: u64, version: u64) -> Record {
+    let chapter = u32::try_from(version % 1_000_000).expect("below a million");
+    Step::new(at / SERIES_PER_USER, 1 + (at % SERIES_PER_USER) as i64, chapter, Version(version)).series()
 }
 
 struct Grown<'s> {
@@ -46,18 +37,9 @@ impl Grown<'_> {
     fn apply(&mut self, positions: impl Iterator<Item = u64>) {
         let mut rows = Rows::default();
         self.version += 1;
-        positions.for_each(|at| rows.add(&Record::Progress(row(at, self.version))));
+        positions.for_each(|at| rows.add(&row(at, self.version)));
         self.lsn += BATCH_ROWS;
-        let cursors = Lane::all().map(|lane| (lane, Lsn(self.lsn))).collect();
-        let batch = Batch {
-            journal: JournalId([1; 16]),
-            rows: rows.into(),
-            parked: Vec::new(),
-            cursors,
-            behind: LaneCursors::START,
-            now_unix_ms: 1,
-        };
-        block_on(self.store.apply(batch)).expect("the store answers");
+        block_on(self.store.apply(batch(rows, self.lsn))).expect("the store answers");
     }
 
     /// Time for one batch of changes at `size` rows.

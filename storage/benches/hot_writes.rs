@@ -4,16 +4,18 @@
 
 #[path = "../tests/support/redis.rs"]
 mod redis;
+#[path = "../../benches/workload/mod.rs"]
+mod workload;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hub::progress::ProgressRow;
-use hub::record::{ProgressRecord, Record};
-use proto::{Chapter, MangaId, MergeKey, NodeId, Page, UserId, Version};
+use hub::record::Record;
+use proto::{NodeId, Version};
 use redis::RedisServer;
 use storage::hot::{self, HotCache, HotConfig, HotState};
 use storage::journal::{self, JournalConfig, LaneCursors, ShardJournal, Started, StoreId};
+use workload::Step;
 
 const ROUNDS: usize = 5;
 const PIPELINED_ROWS: u64 = 50_000;
@@ -24,12 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The `at`-th row: each of another series of one of many users.
 fn record(at: u64) -> Record {
-    let version = Version(1_000 + at);
-    let key = MergeKey { generation: version, chapter: Chapter::whole(7), version, node: NodeId(1) };
-    let row = ProgressRow { key, deleted: false, page: Some(Page(3)), ahead: false };
-    let user = UserId::from_bytes(u128::from((at % 5_000).wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_be_bytes());
-    let manga = MangaId(1 + (at / 5_000) as i64);
-    Record::Progress(ProgressRecord { user, manga, row, device: None, library: None, history: None })
+    Step::new(at % 5_000, 1 + (at / 5_000) as i64, 7, Version(1_000 + at)).series()
 }
 
 /// Waits, without sleeping, until so many rows are in Redis in all.

@@ -8,6 +8,9 @@
 
 #![allow(clippy::print_stdout, reason = "a report for whoever runs it")]
 
+#[path = "../../benches/workload/mod.rs"]
+mod workload;
+
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -24,6 +27,7 @@ use storage::journal::{
     Engine, JournalConfig, Journalled, LaneCursors, Listener, ShardJournal, Started, StdEngine, StoreId, Ticket, open,
 };
 use storage::lane::Lane;
+use workload::folder;
 
 const ROUNDS: usize = 5;
 /// A run repeats its recording until it has written one of these.
@@ -107,11 +111,6 @@ fn compare(name: &str, sizes: &[usize], run_bytes: usize, feed: Feed) {
     }
     ratios.sort_by(f64::total_cmp);
     println!("  ratio {:.2} (median; {:.2} to {:.2})", ratios[ROUNDS / 2], ratios[0], ratios[ROUNDS - 1]);
-}
-
-fn folder() -> tempfile::TempDir {
-    let parent = std::env::var_os("MANGAHUB_BENCH_FOLDER").map_or_else(std::env::temp_dir, PathBuf::from);
-    tempfile::tempdir_in(parent).expect("a folder on a disk")
 }
 
 fn padded(record_bytes: usize) -> usize {

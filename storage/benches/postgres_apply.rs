@@ -5,21 +5,22 @@
 
 #[path = "../tests/support/postgres.rs"]
 mod postgres_server;
+#[path = "../../benches/workload/mod.rs"]
+mod workload;
 
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
 use hub::progress::ProgressRow;
-use hub::record::{ProgressRecord, Record};
 use postgres_server::PostgresServer;
-use proto::{Chapter, MangaId, MergeKey, NodeId, Page, UserId, Version};
-use storage::journal::{JournalId, LaneCursors, Lsn};
-use storage::lane::{Lane, lane_of};
+use proto::{UserId, Version};
+use storage::lane::lane_of;
 use storage::store::{Answer, Applied, Batch, PostgresConfig, PostgresStore, Rows, Store};
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
+use workload::{Step, batch};
 
 const BATCH_ROWS: u64 = 2_000;
 const USERS: u64 = 20_000;
@@ -47,12 +48,9 @@ fn upsert(source: &str) -> String {
 }
 
 /// The `at`-th update: a step forward of one of many users, who come in no order.
-fn update(at: u64) -> (UserId, ProgressRow) {
-    let user = at.wrapping_mul(7_919) % USERS;
-    let id = u128::from(user.wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_be_bytes();
-    let chapter = Chapter::from_hundredths(u32::try_from(at / USERS).expect("small") * 100).expect("in range");
-    let key = MergeKey { generation: Version(1), chapter, version: Version(1_000 + at), node: NodeId(1) };
-    (UserId::from_bytes(id), ProgressRow { key, deleted: false, page: Some(Page(3)), ahead: false })
+fn update(at: u64) -> Step {
+    let chapter = u32::try_from(at / USERS).expect("small");
+    Step::new(at.wrapping_mul(7_919) % USERS, 1, chapter, Version(1_000 + at))
 }
 
 fn through_the_store(store: &PostgresStore, from: u64, batch_rows: u64, at_a_time: usize) -> Duration {
@@ -60,20 +58,8 @@ fn through_the_store(store: &PostgresStore, from: u64, batch_rows: u64, at_a_tim
         .map(|number| {
             let first = from + number * batch_rows;
             let mut rows = Rows::default();
-            for at in first..first + batch_rows {
-                let (user, row) = update(at);
-                let (manga, device, library, history) = (MangaId(1), None, None, None);
-                rows.add(&Record::Progress(ProgressRecord { user, manga, row, device, library, history }));
-            }
-            let cursors = Lane::all().map(|lane| (lane, Lsn(first + batch_rows))).collect();
-            Batch {
-                journal: JournalId([1; 16]),
-                rows: rows.into(),
-                parked: Vec::new(),
-                cursors,
-                behind: LaneCursors::START,
-                now_unix_ms: 1,
-            }
+            (first..first + batch_rows).for_each(|at| rows.add(&update(at).series()));
+            batch(rows, first + batch_rows)
         })
         .collect();
     let began = Instant::now();
@@ -120,7 +106,8 @@ fn columns(rows: &[(UserId, ProgressRow)]) -> Vec<Column> {
 
 /// The rows of one batch, halved by lane.
 fn halves(first: u64, batch_rows: u64) -> [Vec<(UserId, ProgressRow)>; 2] {
-    let mut rows: Vec<_> = (first..first + batch_rows).map(update).collect();
+    let steps = (first..first + batch_rows).map(update);
+    let mut rows: Vec<_> = steps.map(|step| (step.user_id(), step.row())).collect();
     rows.sort_unstable_by_key(|(user, _)| *user);
     let (even, odd) = rows.into_iter().partition(|(user, _)| lane_of(*user).index().is_multiple_of(2));
     [even, odd]

@@ -1,70 +1,27 @@
 //! How fast the embedded store takes batches: rows a second that really change something, in batches as the writer makes them.
 //! `cargo bench -p mangahub-storage --bench store_apply [-- FOLDER]`; the folder's disk is what is measured.
 
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+#[path = "../../benches/workload/mod.rs"]
+mod workload;
+
 use std::time::Instant;
 
-use hub::device::DeviceStamp;
-use hub::history::{HistoryRow, LocalDay};
-use hub::library::LibraryRow;
-use hub::progress::ProgressRow;
-use hub::record::{ProgressRecord, Record};
-use proto::{Chapter, DeviceId, DeviceSeq, MangaId, MergeKey, NodeId, Page, ReadingStatus, UserId, Version};
-use storage::journal::{JournalId, LaneCursors, Lsn};
-use storage::lane::Lane;
-use storage::store::{Batch, Rows, SqliteConfig, SqliteStore, Store};
+use futures_executor::block_on;
+use hub::record::Record;
+use proto::Version;
+use storage::store::{Rows, SqliteConfig, SqliteStore, Store};
+use workload::{Step, batch};
 
 const BATCH_ROWS: usize = 2_000;
 const BATCHES: usize = 120;
 
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn wait<T>(mut future: storage::store::Answer<T>) -> T {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut context = Context::from_waker(&waker);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(answer) => return answer.expect("the store answers"),
-            Poll::Pending => thread::park(),
-        }
-    }
-}
-
 /// The `at`-th update of a workload of `users` with ten series and two devices each: a step forward of one chapter.
 fn update(at: u64, users: u64) -> Record {
     // A full-cycle step scatters the users over the tree, as real traffic does.
-    let user = (at.wrapping_mul(7_919)) % users;
-    let round = at / users;
-    let id = |number: u64| u128::from(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_be_bytes();
-    let (version, node) = (Version(1_000 + at), NodeId(1));
-    let chapter = Chapter::from_hundredths(u32::try_from(round).expect("small") * 100 + 100).expect("in range");
-    let day = LocalDay(20_000);
-    let updates = u32::try_from(round + 1).expect("small");
-    Record::Progress(ProgressRecord {
-        user: UserId::from_bytes(id(user)),
-        manga: MangaId(1 + (round % 10) as i64),
-        row: ProgressRow {
-            key: MergeKey { generation: Version(1), chapter, version, node },
-            deleted: false,
-            page: Some(Page(3)),
-            ahead: false,
-        },
-        device: Some(DeviceStamp {
-            device: DeviceId::from_bytes(id(user * 2 + round % 2)),
-            seq: Some(DeviceSeq(round / 2 + 1)),
-            epoch: Version(1),
-        }),
-        library: Some(LibraryRow { version, node, deleted: false, status: ReadingStatus::Reading, added_at_ms: 1 }),
-        history: Some(HistoryRow { day, updates, chapters: updates, last: chapter, first: Chapter::ZERO, jump: false }),
-    })
+    let (user, round) = (at.wrapping_mul(7_919) % users, at / users);
+    let today = u32::try_from(round + 1).expect("small");
+    let step = Step::new(user, 1 + (round % 10) as i64, today, Version(1_000 + at));
+    Step { device: user * 2 + round % 2, device_seq: round / 2 + 1, today, ..step }.whole()
 }
 
 #[allow(clippy::print_stdout, reason = "its output is the result")]
@@ -81,18 +38,10 @@ fn measure(folder: &std::path::Path, users: u64) {
             rows.add(&update(next, users));
             next += 1;
         }
-        let cursors = Lane::all().map(|lane| (lane, Lsn(next))).collect();
         let count = rows.count();
-        let batch = Batch {
-            journal: JournalId([1; 16]),
-            rows: rows.into(),
-            parked: Vec::new(),
-            cursors,
-            behind: LaneCursors::START,
-            now_unix_ms: 1,
-        };
+        let batch = batch(rows, next);
         let began = Instant::now();
-        let applied = wait(store.apply(batch));
+        let applied = block_on(store.apply(batch)).expect("the store answers");
         // The first batches fill an empty file.
         if number >= BATCHES / 6 {
             times_ms.push(began.elapsed().as_secs_f64() * 1_000.0);

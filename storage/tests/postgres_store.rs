@@ -5,75 +5,40 @@
 
 #[path = "support/postgres.rs"]
 mod postgres_server;
+#[path = "store_suite/sample.rs"]
+#[allow(dead_code, reason = "the suite's")]
+mod sample;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on as wait;
 use hub::device::DeviceStamp;
-use hub::progress::ProgressRow;
 use hub::record::{ProgressRecord, Record};
 use hub::window::{Seen, Window};
 use postgres_server::{Pooler, PostgresServer, give_to_server};
-use proto::{Chapter, DeviceId, DeviceSeq, MangaId, MergeKey, NodeId, UserId, Version};
+use proto::{DeviceId, DeviceSeq, UserId};
+use sample::{JOURNAL, new_user};
 use storage::journal::{JournalId, LaneCursors, Lsn};
 use storage::lane::Lane;
 use storage::migrations::{MigrationError, POSTGRES, SQLITE};
 use storage::store::postgres::OpenError;
-use storage::store::{Batch, NewUser, PostgresConfig, PostgresStore, Role, Rows, Store, StoreError, UserKey};
-
-const JOURNAL: JournalId = JournalId([7; 16]);
+use storage::store::{Batch, PostgresConfig, PostgresStore, Rows, Store, StoreError, UserKey};
 
 fn open(url: &str) -> Result<PostgresStore, OpenError> {
     PostgresStore::open(&PostgresConfig { request_max: Duration::from_secs(10), ..PostgresConfig::new(url) }, 1_000)
 }
 
-fn user(number: u64) -> NewUser {
-    NewUser {
-        id: UserId::from_bytes(u128::from(number).to_be_bytes()),
-        username: format!("Reader{number}"),
-        username_folded: format!("reader{number}"),
-        email: format!("reader{number}@example.org"),
-        email_folded: format!("reader{number}@example.org"),
-        password_hash: "$argon2id$not-a-real-one".into(),
-        role: Role::User,
-        created_at_unix_ms: number,
-    }
-}
-
 /// Progress of many users, who are in all lanes, each with a device.
 fn batch(version: u64, users: u64) -> Batch {
-    let mut rows = Rows::default();
-    for number in 0..users {
+    let record = |number: u64| {
         let id = u128::from(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_be_bytes();
-        let key = MergeKey {
-            generation: Version(1),
-            chapter: Chapter::whole(u32::try_from(version).unwrap()),
-            version: Version(version),
-            node: NodeId(1),
-        };
-        rows.add(&Record::Progress(ProgressRecord {
-            user: UserId::from_bytes(id),
-            manga: MangaId(1),
-            row: ProgressRow { key, deleted: false, page: None, ahead: false },
-            device: Some(DeviceStamp {
-                device: DeviceId::from_bytes(id),
-                seq: Some(DeviceSeq(version)),
-                epoch: Version(1),
-            }),
-            library: None,
-            history: None,
-        }));
-    }
-    let cursors = Lane::all().map(|lane| (lane, Lsn(version))).collect();
-    Batch {
-        journal: JOURNAL,
-        rows: rows.into(),
-        parked: Vec::new(),
-        cursors,
-        behind: LaneCursors::START,
-        now_unix_ms: 1,
-    }
+        let chapter = u32::try_from(version).unwrap() * 100;
+        let all = sample::progress(UserId::from_bytes(id), 1, version, chapter, 1);
+        let device = all.device.map(|stamp| DeviceStamp { device: DeviceId::from_bytes(id), ..stamp });
+        Record::Progress(ProgressRecord { device, library: None, history: None, ..all })
+    };
+    sample::batch(&(0..users).map(record).collect::<Vec<_>>(), version)
 }
 
 fn eventually(what: &str, mut so: impl FnMut() -> bool) {
@@ -134,7 +99,7 @@ fn connections_that_are_cut_cost_no_request() {
     let store = open(&server.url()).unwrap();
     for number in 1..=20 {
         wait(store.apply(batch(number, 40))).unwrap();
-        wait(store.create_user(user(number))).unwrap();
+        wait(store.create_user(new_user(number))).unwrap();
         server.cut_connections();
         assert!(wait(store.find_user(UserKey::Username(format!("reader{number}")))).unwrap().is_some());
         server.cut_connections();
@@ -255,7 +220,7 @@ fn a_database_that_is_another_one_or_an_older_copy_is_not_written_to() {
         let refused = wait(store.apply(batch(6, 40)));
         assert!(matches!(&refused, Err(StoreError::Unfit { reason }) if reason.contains("db adopt")), "{refused:?}");
         assert!(matches!(wait(store.ping()), Err(StoreError::Unfit { .. })));
-        assert!(matches!(wait(store.create_user(user(1))), Err(StoreError::Unfit { .. })));
+        assert!(matches!(wait(store.create_user(new_user(1))), Err(StoreError::Unfit { .. })));
         assert_eq!(server.dump(), before);
     }
 }
@@ -332,14 +297,14 @@ fn a_pooler_in_transaction_mode_may_stand_between() {
                 for round in 0..30 {
                     let number = 1 + 2 * round + node as u64;
                     let stored = store.apply(Batch { journal: JournalId([node as u8; 16]), ..batch(number, 60) });
-                    let made = store.create_user(user(number));
-                    let loads: Vec<_> = (0..10).map(|_| store.load_user(user(number).id)).collect();
+                    let made = store.create_user(new_user(number));
+                    let loads: Vec<_> = (0..10).map(|_| store.load_user(new_user(number).id)).collect();
                     wait(stored).unwrap();
                     wait(made).unwrap();
                     for load in loads {
                         wait(load).unwrap();
                     }
-                    assert!(wait(store.load_user(user(number).id)).unwrap().is_some());
+                    assert!(wait(store.load_user(new_user(number).id)).unwrap().is_some());
                 }
             });
         }

@@ -1,5 +1,6 @@
 //! Users, records and series made from small numbers.
 
+use futures_executor::block_on as wait;
 use hub::device::DeviceStamp;
 use hub::history::{HistoryRow, LocalDay};
 use hub::library::LibraryRow;
@@ -12,8 +13,6 @@ use proto::{
 use storage::journal::{JournalId, LaneCursors, Lsn};
 use storage::lane::Lane;
 use storage::store::{Batch, ImportRow, MangadexId, NewRefreshToken, NewSession, NewUser, Role, Rows, SharedStore};
-
-use crate::backend::wait;
 
 pub(crate) const JOURNAL: JournalId = JournalId([7; 16]);
 
