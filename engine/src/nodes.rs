@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use storage::folder::DataFolder;
 use storage::hot::HotCache;
 use storage::journal::Lsn;
-use storage::store::{LoadedUser, Revocation, SharedStore, StoreError};
+use storage::store::{LoadedUser, SharedStore, StoreError};
 use storage::wire::{
     self, Begin, Conflict, Event, Identity, Listener, Origin, Wire, WireConfig, WireReading, WireState, WireThread,
 };
@@ -24,7 +24,7 @@ use crate::boot::StartError;
 use crate::config::EngineConfig;
 use crate::core::Core;
 use crate::driver;
-use crate::revocations::Revocations;
+use crate::revocations::{ENTRIES_MAX, Revocations};
 use crate::shared::Shared;
 use crate::users::Found;
 use crate::{Dependency, State};
@@ -46,9 +46,6 @@ const POLL_EVERY: Duration = Duration::from_secs(5);
 
 /// How far the question reaches back behind the last answer: nodes' clocks differ, and transactions end later than they begin.
 const POLL_OVERLAP_MS: u64 = 120_000;
-
-/// Revocations of one answer.
-const POLL_ROWS_MAX: usize = 100_000;
 
 /// What waits for a shard, from the wire's thread.
 #[derive(Default)]
@@ -283,10 +280,10 @@ impl Poll {
         self.at = now + POLL_EVERY;
         let now_ms = now_ms();
         let since_ms = self.since_ms.saturating_sub(POLL_OVERLAP_MS);
-        match block_on(shared.store.revocations(since_ms, now_ms, POLL_ROWS_MAX)) {
+        match block_on(shared.store.revocations(since_ms, now_ms, ENTRIES_MAX)) {
             Ok(revoked) => {
                 self.since_ms = now_ms;
-                shared.revocations.add_unknown(revoked, now_ms);
+                shared.revocations.add_stored(revoked, now_ms);
                 if std::mem::take(&mut self.failing) {
                     shared.revocations.check_all();
                 }
@@ -377,17 +374,6 @@ fn secret_print(secret: &[u8]) -> String {
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
     let tag = ring::hmac::sign(&key, b"mangahub: one secret for all nodes");
     tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-}
-
-impl Revocations {
-    /// Publishes those that are not known here.
-    fn add_unknown(&self, revoked: Vec<Revocation>, now_ms: u64) {
-        let mut unknown = revoked;
-        unknown.retain(|revoked| !self.contains(revoked.grant));
-        if !unknown.is_empty() {
-            self.add(&unknown, now_ms);
-        }
-    }
 }
 
 #[cfg(test)]

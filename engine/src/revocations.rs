@@ -74,11 +74,7 @@ impl Revocations {
         for entry in known.entries.into_iter().chain(stored.iter().map(Entry::from)) {
             chunks[chunk_of(entry.grant)].push(entry);
         }
-        let mut floor_s = known.floor_s;
-        if stored.len() >= ENTRIES_MAX {
-            let oldest = stored.iter().map(|revoked| Entry::from(revoked).revoked_at_s).min();
-            floor_s = floor_s.max(oldest.unwrap_or(0));
-        }
+        let mut floor_s = known.floor_s.max(left_out_s(stored));
         let nothing = Arc::new(Vec::new());
         let mut settle = |mut entries: Vec<Entry>| {
             entries.retain(|entry| u64::from(entry.keep_until_s) * 1_000 >= now_ms);
@@ -129,6 +125,20 @@ impl Revocations {
         for shard in self.shards.get().into_iter().flatten() {
             shard.add(revoked);
         }
+    }
+
+    /// Publishes those that are not known here.
+    pub(crate) fn add_unknown(&self, mut revoked: Vec<Revocation>, now_ms: u64) {
+        revoked.retain(|revoked| !self.contains(revoked.grant));
+        if !revoked.is_empty() {
+            self.add(&revoked, now_ms);
+        }
+    }
+
+    /// Publishes what the store answered when it was asked for the newest [`ENTRIES_MAX`].
+    pub(crate) fn add_stored(&self, stored: Vec<Revocation>, now_ms: u64) {
+        self.floor_s.fetch_max(left_out_s(&stored), Ordering::SeqCst);
+        self.add_unknown(stored, now_ms);
     }
 
     fn enter(&self, entry: Entry, now_ms: u64) {
@@ -198,6 +208,14 @@ impl Known {
         let floor_s = rest.try_into().map_or(0, u32::from_le_bytes);
         Self { entries: entries.iter().map(entry).collect(), floor_s }
     }
+}
+
+/// The second up to which an answer of the newest [`ENTRIES_MAX`] may have left some out, or 0.
+fn left_out_s(stored: &[Revocation]) -> u32 {
+    if stored.len() < ENTRIES_MAX {
+        return 0;
+    }
+    stored.iter().map(|revoked| Entry::from(revoked).revoked_at_s).min().unwrap_or(0)
 }
 
 fn chunk_of(grant: GrantId) -> usize {
@@ -353,6 +371,17 @@ mod tests {
         assert_eq!(revocations.len(), ENTRIES_MAX);
         assert!(revocations.check(&grant(id(0, u32::MAX), NOW_S)).is_err(), "it may be one that was not asked for");
         assert!(revocations.check(&grant(id(0, u32::MAX), NOW_S + 1)).is_ok());
+    }
+
+    #[test]
+    fn a_later_answer_that_is_cut_short_says_where_it_begins_too() {
+        let revocations = nothing();
+        let answer: Vec<_> = (0..ENTRIES_MAX as u32).map(|nth| revoked(id(1, 1), NOW_S + nth, u32::MAX)).collect();
+        revocations.add_stored(answer[1..].to_vec(), NOW_MS);
+        assert!(revocations.check(&grant(id(2, 1), 0)).is_ok(), "there was room for more");
+        revocations.add_stored(answer, NOW_MS);
+        assert!(revocations.check(&grant(id(2, 1), NOW_S)).is_err(), "it may be one that was left out");
+        assert!(revocations.check(&grant(id(2, 1), NOW_S + 1)).is_ok());
     }
 
     #[test]

@@ -86,9 +86,10 @@ impl Absent {
 pub(crate) fn settle_in(shared: &Shared) -> Result<(), StoreError> {
     let now_ms = now_ms();
     let revoked = block_on(shared.store.revocations(0, now_ms, ENTRIES_MAX))?;
-    shared.revocations.add(&revoked, now_ms);
+    let count = revoked.len();
+    shared.revocations.add_stored(revoked, now_ms);
     let rows = block_on(shared.store.load_catalogue())?;
     shared.catalogue.store(Arc::new(Catalogue::new(rows.into_iter().map(Series::from).collect())));
-    tracing::info!(revoked = revoked.len(), "the database that was away at the start is back, and is the right one");
+    tracing::info!(revoked = count, "the database that was away at the start is back, and is the right one");
     Ok(())
 }
