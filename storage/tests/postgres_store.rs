@@ -26,7 +26,7 @@ use storage::store::postgres::OpenError;
 use storage::store::{Batch, PostgresConfig, PostgresStore, Rows, Store, StoreError, UserKey};
 
 fn open(url: &str) -> Result<PostgresStore, OpenError> {
-    PostgresStore::open(&PostgresConfig { request_max: Duration::from_secs(10), ..PostgresConfig::new(url) }, 1_000)
+    PostgresStore::open(&PostgresConfig { bulk_max: Duration::from_secs(10), ..PostgresConfig::new(url) }, 1_000)
 }
 
 /// Progress of many users, who are in all lanes, each with a device.

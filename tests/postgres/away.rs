@@ -1,12 +1,17 @@
 //! A database that dies under load, is away at the start, stays away for longer than the journal has room, comes back, or comes
 //! back as another one.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use super::{UNREACHABLE, UNSOUND, expect_later, health, offline, over, read, wait_for};
-use crate::support::postgres::PostgresServer;
+use crate::support::postgres::{Pooler, PostgresServer};
 use crate::support::redis::RedisServer;
 use crate::support::{Launch, PASSWORD, Reader, Server, eventually, under_load};
+
+/// A database that gives no answer is away after 5 s, and after one look a second; the rest is for a machine that is busy.
+const NOTICED_MAX: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_database_that_dies_under_load_holds_up_nobody_who_is_in_memory() {
@@ -39,6 +44,70 @@ fn a_database_that_dies_under_load_holds_up_nobody_who_is_in_memory() {
     }
     read(&server, &stranger, series[0]).expect(404);
     stranger.put_progress(&server, series[0], &json!({"chapter": 2})).expect(200);
+}
+
+#[test]
+fn a_database_that_hangs_holds_up_nobody_who_is_in_memory_and_is_noticed_in_seconds() {
+    let postgres = PostgresServer::start();
+    let server = over(&postgres.url()).start();
+    let [reader, stranger] = ["reader", "stranger"].map(|name| Reader::register(&server, name));
+    let manga = reader.series(&server, "berserk");
+    let update = |page: u32| {
+        reader.put_progress(&server, manga, &json!({"chapter": 1, "page": page})).expect(200);
+        assert_eq!(reader.progress(&server, manga)["page"], json!(page));
+    };
+    update(1);
+    let (began, sign_in) = (Instant::now(), json!({"username": "stranger", "password": PASSWORD}));
+    postgres.freeze();
+    std::thread::scope(|scope| {
+        let read = scope.spawn(|| read(&server, &stranger, manga));
+        let signed_in = scope.spawn(|| server.request("POST", "/auth/login").json(&sign_in).send());
+        (2..50).for_each(update);
+        wait_for(&server, "degraded", "down");
+        let told = health(&server)["details"]["store"].as_str().unwrap_or_default().to_owned();
+        assert!(told.contains("does not answer"), "{told}");
+        expect_later(read.join().unwrap());
+        expect_later(signed_in.join().unwrap());
+    });
+    // Now that it is known, nobody waits for it to be found out again.
+    expect_later(read(&server, &stranger, manga));
+    expect_later(stranger.put_progress(&server, manga, &json!({"chapter": 1})));
+    let took = began.elapsed();
+    assert!(took < NOTICED_MAX, "{took:?}");
+    update(50);
+    postgres.thaw();
+    wait_for(&server, "ready", "healthy");
+    server.cli(&["db", "drain"]).done();
+    assert_eq!(postgres.query("SELECT page FROM user_progress"), ["50"]);
+    read(&server, &stranger, manga).expect(404);
+}
+
+#[test]
+fn a_start_behind_a_pooler_whose_database_is_away_or_hangs_takes_seconds() {
+    let mut postgres = PostgresServer::start();
+    let pooler = Pooler::start(&postgres);
+    let server = over(&pooler.url()).start();
+    let reader = Reader::register(&server, "reader");
+    let manga = reader.series(&server, "berserk");
+    reader.put_progress(&server, manga, &json!({"chapter": 1})).expect(200);
+    let starts_without = |launch: Launch| {
+        let began = Instant::now();
+        let server = launch.start();
+        let took = began.elapsed();
+        assert!(server.banner().contains("(away)") && took < NOTICED_MAX, "{took:?}: {}", server.banner());
+        server
+    };
+    let launch = server.kill();
+    postgres.freeze();
+    let server = starts_without(launch);
+    postgres.thaw();
+    wait_for(&server, "ready", "healthy");
+    let launch = server.kill();
+    postgres.go_down();
+    let server = starts_without(launch);
+    postgres.go_up();
+    wait_for(&server, "ready", "healthy");
+    assert_eq!(reader.progress(&server, manga)["chapter"], json!(1));
 }
 
 #[test]

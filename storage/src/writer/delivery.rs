@@ -5,7 +5,7 @@
 use futures_executor::block_on;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::WriterConfig;
 use super::pending::{Part, Pending};
@@ -13,6 +13,13 @@ use super::stats::WriterStats;
 use crate::journal::{JournalId, LaneCursors, Lsn};
 use crate::lane::Lane;
 use crate::store::{Answer, Applied, Batch, NewParked, Rows, SharedStore, StoreError};
+
+/// Batches begin with at most so many rows.
+const BATCH_ROWS_FIRST: usize = 2_000;
+/// They may become larger as long as the store takes one this fast, and become smaller when it takes this long: what reads a cold
+/// disk must still end within the store's own limit.
+const BATCH_FAST: Duration = Duration::from_millis(500);
+const BATCH_SLOW: Duration = Duration::from_secs(2);
 
 /// How a delivery ended.
 #[must_use]
@@ -30,6 +37,8 @@ pub(super) struct Delivery {
     reached: LaneCursors,
     config: WriterConfig,
     stats: Arc<WriterStats>,
+    /// How many rows a batch may have by how fast the last ones were taken.
+    rows_max: usize,
     /// Sent and not answered, oldest first.
     under_way: VecDeque<Sent>,
     /// When the newest record of the last batch that was stored was made.
@@ -50,7 +59,22 @@ impl Delivery {
         config: WriterConfig,
         stats: Arc<WriterStats>,
     ) -> Self {
-        Self { store, journal, reached, config, stats, under_way: VecDeque::new(), newest_unix_ms: None }
+        let rows_max = config.batch_rows_max.min(BATCH_ROWS_FIRST);
+        Self { store, journal, reached, config, stats, rows_max, under_way: VecDeque::new(), newest_unix_ms: None }
+    }
+
+    /// How many rows the next batch may have.
+    pub(super) fn rows_max(&self) -> usize {
+        self.rows_max
+    }
+
+    fn adapt(&mut self, rows: usize, took: Duration) {
+        if took >= BATCH_SLOW {
+            self.rows_max = (self.rows_max / 2).max(BATCH_ROWS_FIRST);
+        } else if took <= BATCH_FAST && rows >= self.rows_max {
+            self.rows_max *= 2;
+        }
+        self.rows_max = self.rows_max.min(self.config.batch_rows_max);
     }
 
     /// How far the store is.
@@ -105,10 +129,12 @@ impl Delivery {
     fn finish_one(&mut self) -> Ended {
         let Some(Sent { pending, answer, began }) = self.under_way.pop_front() else { return Ended::Done };
         if let Ok(applied) = block_on(answer) {
-            let (rows, unreadable) = (pending.whole().rows().count(), pending.unreadable());
-            self.stored(&pending, |stats| stats.stored(rows, applied, unreadable, began.elapsed()));
+            let (rows, unreadable, took) = (pending.whole().rows().count(), pending.unreadable(), began.elapsed());
+            self.adapt(rows, took);
+            self.stored(&pending, |stats| stats.stored(rows, applied, unreadable, took));
             return Ended::Done;
         }
+        self.rows_max = self.rows_max.min(BATCH_ROWS_FIRST);
         let later: Vec<Sent> = self.under_way.drain(..).collect();
         let later = later.into_iter().map(|sent| {
             let _ = block_on(sent.answer);
@@ -198,4 +224,39 @@ pub(super) fn jittered(pause: std::time::Duration) -> std::time::Duration {
     use std::hash::{BuildHasher, RandomState};
     let random = RandomState::new().hash_one(0_u8);
     pause.mul_f64(0.5 + (random % 1_024) as f64 / 2_048.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{SqliteConfig, SqliteStore};
+
+    #[test]
+    fn batches_grow_while_the_store_is_fast_and_shrink_when_it_is_slow() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&SqliteConfig::new(folder.path().join("store.db")), 1).unwrap();
+        let stats = Arc::new(WriterStats::new(Lsn::ZERO));
+        let config = WriterConfig { batch_rows_max: 20_000, ..WriterConfig::default() };
+        let mut delivery = Delivery::new(Arc::new(store), JournalId([1; 16]), LaneCursors::START, config, stats);
+        let (fast, fair, slow) = (Duration::from_millis(20), Duration::from_secs(1), Duration::from_secs(3));
+        let steps = [
+            // What time has closed says nothing about a full one.
+            (1_999, fast, 2_000),
+            (2_000, fast, 4_000),
+            (4_000, fast, 8_000),
+            (8_000, fair, 8_000),
+            (8_000, fast, 16_000),
+            (16_001, fast, 20_000),
+            (20_000, fast, 20_000),
+            (20_000, slow, 10_000),
+            (1, slow, 5_000),
+            (5_000, slow, 2_500),
+            (2_500, slow, 2_000),
+            (2_000, slow, 2_000),
+        ];
+        for (rows, took, next) in steps {
+            delivery.adapt(rows, took);
+            assert_eq!(delivery.rows_max(), next, "after {rows} rows in {took:?}");
+        }
+    }
 }

@@ -65,7 +65,7 @@ pub fn drain(
             Some(record) => pending.add(&record, &cursors),
             None => more = false,
         }
-        if pending.is_empty() || (more && !pending.is_full(&config)) {
+        if pending.is_empty() || (more && !pending.is_full(delivery.rows_max(), &config)) {
             continue;
         }
         let ended = match (delivery.deliver(std::mem::take(&mut pending)), more) {

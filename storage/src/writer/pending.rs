@@ -68,8 +68,8 @@ impl Pending {
     }
 
     /// Whether it is time to store it.
-    pub(super) fn is_full(&self, config: &WriterConfig) -> bool {
-        self.rows.count() >= config.batch_rows_max || self.entries.len() >= config.batch_records_max
+    pub(super) fn is_full(&self, rows_max: usize, config: &WriterConfig) -> bool {
+        self.rows.count() >= rows_max || self.entries.len() >= config.batch_records_max
     }
 
     /// How many records.

@@ -71,8 +71,31 @@ impl PostgresServer {
         self.settings.extend(settings.iter().map(ToString::to_string));
     }
 
+    /// Stops all of its processes where they are: connections stay open, the kernel even takes new ones, and nobody answers.
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets them go on.
+    pub(crate) fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    /// To the first process before its children: it makes no more of them.
+    fn signal(&self, signal: &str) {
+        let Some(process) = &self.process else { return };
+        let first = process.id().to_string();
+        command("kill", &[signal, &first]);
+        let children = Command::new("ps").args(["-o", "pid=", "--ppid", &first]).output().unwrap();
+        for child in String::from_utf8(children.stdout).unwrap().split_whitespace() {
+            // One that has ended meanwhile needs no signal.
+            let _ = Command::new("kill").args([signal, child]).stderr(Stdio::null()).status();
+        }
+    }
+
     /// Ends the process at once, as a crash would.
     pub(crate) fn go_down(&mut self) {
+        self.thaw();
         let Some(mut process) = self.process.take() else { return };
         // SIGQUIT: its children end too, nothing is written.
         let _ = Command::new("kill").args(["-QUIT", &process.id().to_string()]).status();

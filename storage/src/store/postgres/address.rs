@@ -79,8 +79,11 @@ impl Address {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(Duration::from_secs(5));
         }
-        // A peer that vanished is noticed by the requests' own time limit; keep-alives notice it on idle connections.
+        // A peer that vanished is noticed by the requests' own time limits; keep-alives notice it on idle connections, within a
+        // minute.
         config.keepalives_idle(Duration::from_secs(30));
+        config.keepalives_interval(Duration::from_secs(10));
+        config.keepalives_retries(3);
         Ok(Self { config, trust })
     }
 

@@ -15,6 +15,7 @@ use super::failure::Failure;
 use super::link::Redo;
 use super::links::{BATCH_LINKS, Links};
 use super::statement::{column, execute, id, int, number, odd, params, rows, run, text};
+use super::thread::Kind;
 use crate::journal::{JournalId, LaneCursors, Lsn};
 use crate::lane::{Lane, lane_of};
 use crate::store::batch::{DeviceChange, sorted};
@@ -82,7 +83,7 @@ async fn store_share(links: &Links, batch: &Batch, share: usize) -> Result<Appli
         parked.and(guarded).and(cursor.map(drop)).and(committed)
     };
     let link = links.batch(share);
-    link.alone(Redo::Harmless, async |client| {
+    link.alone(Kind::Bulk, Redo::Harmless, async |client| {
         let mine = batch.cursors.iter().map(|(lane, _)| *lane).filter(|lane| share_of(*lane) == share);
         links.identity().stands(batch.journal, &batch.behind, mine)?;
         tables.store(client, Some(links.begin()), async |client| end(client).await).await.map_err(Failure::committing)
@@ -108,7 +109,7 @@ pub(super) async fn parked(links: &Links, id: i64, rows: &Rows) -> Result<Applie
         }
         in_transaction(client, &tables).await
     };
-    links.write(Redo::Never, work).await
+    links.write(Kind::Bulk, Redo::Never, work).await
 }
 
 async fn park(client: &Client, journal: JournalId, records: &[&NewParked], now_unix_ms: u64) -> Result<(), Failure> {
@@ -287,7 +288,8 @@ pub(super) async fn adopt(links: &Links, journal: JournalId, cursors: LaneCursor
     let sql =
         "INSERT INTO journal_cursor (journal_id, lane, lsn) SELECT $1, * FROM UNNEST($2::smallint[], $3::bigint[])
                ON CONFLICT (journal_id, lane) DO UPDATE SET lsn = excluded.lsn";
-    links.write(Redo::Harmless, async |client| execute(client, sql, params![id, lanes, lsns]).await.map(drop)).await?;
+    let set = async |client: &Client| execute(client, sql, params![id, lanes, lsns]).await.map(drop);
+    links.write(Kind::Bulk, Redo::Harmless, set).await?;
     links.identity().adopted(journal, cursors);
     Ok(())
 }

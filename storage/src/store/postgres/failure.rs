@@ -36,6 +36,11 @@ impl Failure {
         }
     }
 
+    /// What is said of a database that gave no answer for so long.
+    pub(super) fn silent(waited: Duration) -> String {
+        format!("no answer within {} s", waited.as_secs_f32())
+    }
+
     /// The same failure, after the commit was sent.
     pub(super) fn committing(self) -> Self {
         match self {

@@ -6,12 +6,14 @@
 use std::cell::{Cell, OnceCell, RefCell};
 
 use rustc_hash::FxHashMap;
+use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use super::apply;
 use super::failure::{Failure, away};
+use super::link::Patience;
 use super::statement::{column, first, int, odd, params};
 use crate::journal::{JournalId, LaneCursors, Lsn, StoreId};
 use crate::lane::Lane;
@@ -114,10 +116,18 @@ impl Identity {
     }
 
     /// Asks a new connection. `place`: where the database is, for a person.
-    pub(super) async fn check(&self, client: &mut Client, place: &str, now_unix_ms: u64) -> Result<(), StoreError> {
+    pub(super) async fn check(
+        &self,
+        client: &mut Client,
+        place: &str,
+        now_unix_ms: u64,
+        patience: Patience,
+    ) -> Result<(), StoreError> {
         let Some(expected) = self.store_id.get() else { return Ok(()) };
-        let checked = match self.look(client, expected).await {
-            Ok(()) => self.settle_in(client, now_unix_ms).await,
+        let late = |_| away("it does not say which database it is".to_owned());
+        let looked = timeout(patience.answer, self.look(client, expected)).await.map_err(late)?;
+        let checked = match looked {
+            Ok(()) => timeout(patience.bulk, self.settle_in(client, now_unix_ms)).await.map_err(late)?,
             wrong => wrong,
         };
         match checked {

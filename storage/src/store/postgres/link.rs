@@ -6,14 +6,15 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
 use super::address::Address;
-use super::failure::{Failure, away};
+use super::failure::Failure;
 use super::identity::Identity;
 use super::statement::run;
+use super::thread::Kind;
 use super::tls::Tls;
 use crate::store::StoreError;
 
@@ -34,12 +35,20 @@ pub(super) enum Redo {
     Never,
 }
 
+/// How long is waited for the database before it counts as away.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    /// For a connection, a read, an account write.
+    pub(super) answer: Duration,
+    /// For what nobody waits for.
+    pub(super) bulk: Duration,
+}
+
 /// Makes connections.
 pub(super) struct Connector {
     address: Address,
     tls: Tls,
-    /// How long a request may take on its connection.
-    request_max: Duration,
+    patience: Patience,
     absence: RefCell<Option<Absence>>,
     identity: Identity,
 }
@@ -59,8 +68,8 @@ pub(super) struct Unreached {
 }
 
 impl Connector {
-    pub(super) fn new(address: Address, tls: Tls, request_max: Duration, identity: Identity) -> Self {
-        Self { address, tls, request_max, absence: RefCell::new(None), identity }
+    pub(super) fn new(address: Address, tls: Tls, patience: Patience, identity: Identity) -> Self {
+        Self { address, tls, patience, absence: RefCell::new(None), identity }
     }
 
     /// Where the database is, for a person.
@@ -76,20 +85,18 @@ impl Connector {
     /// A new connection to the database that this server began with, unless the last attempt failed a moment ago.
     pub(super) async fn connect(&self) -> Result<Client, StoreError> {
         self.identity.admits()?;
-        if let Some(absence) = &*self.absence.borrow() {
-            let retry_after = absence.until.saturating_duration_since(Instant::now());
-            if !retry_after.is_zero() {
-                return Err(StoreError::Unavailable { reason: absence.reason.clone(), retry_after });
-            }
+        self.is_worth_asking()?;
+        // Whoever comes while this one attempt is made does not wait for it.
+        if let Some(absence) = &mut *self.absence.borrow_mut() {
+            absence.until = Instant::now() + self.patience.answer;
         }
         let mut client = self.attempt().await.map_err(|unreached| self.noted(unreached.reason))?;
         let place = self.address.shown();
-        let checking = self.identity.check(&mut client, &place, crate::writer::now_unix_ms());
-        match timeout(self.request_max, checking).await {
-            Ok(Ok(())) => {}
-            Ok(Err(StoreError::Unavailable { reason, .. })) => return Err(self.noted(reason)),
-            Ok(Err(error)) => return Err(error),
-            Err(_) => return Err(self.noted("it does not say which database it is".to_owned())),
+        let checking = self.identity.check(&mut client, &place, crate::writer::now_unix_ms(), self.patience);
+        match checking.await {
+            Ok(()) => {}
+            Err(StoreError::Unavailable { reason, .. }) => return Err(self.noted(reason)),
+            Err(error) => return Err(error),
         }
         if self.absence.take().is_some() {
             tracing::info!(database = place, "the database answers again");
@@ -97,12 +104,23 @@ impl Connector {
         Ok(client)
     }
 
+    /// Not while the last attempt to connect failed a moment ago, or the next is being made.
+    fn is_worth_asking(&self) -> Result<(), StoreError> {
+        let absence = self.absence.borrow();
+        let Some(absence) = &*absence else { return Ok(()) };
+        let retry_after = absence.until.saturating_duration_since(Instant::now());
+        match retry_after.is_zero() {
+            true => Ok(()),
+            false => Err(StoreError::Unavailable { reason: absence.reason.clone(), retry_after }),
+        }
+    }
+
     /// A new connection, whatever it is to.
     pub(super) async fn attempt(&self) -> Result<Client, Unreached> {
         let connecting = self.address.config.connect(self.tls.clone());
         // The driver's own limit is for each address and without the greeting.
         let late = |_| Unreached { reason: "connecting took too long".to_owned(), is_away: true };
-        let made = timeout(self.request_max, connecting).await.map_err(late)?;
+        let made = timeout(self.patience.answer, connecting).await.map_err(late)?;
         let (client, connection) =
             made.map_err(|error| Unreached { reason: said(&error), is_away: is_away(&error) })?;
         tokio::spawn(async move {
@@ -111,6 +129,20 @@ impl Connector {
             }
         });
         Ok(client)
+    }
+
+    /// A link's turn: waited for in line, but not behind somebody who finds that nobody answers.
+    async fn turn<'l, T>(&self, link: &'l Mutex<T>) -> Result<MutexGuard<'l, T>, StoreError> {
+        if let Ok(turn) = link.try_lock() {
+            return Ok(turn);
+        }
+        self.is_worth_asking()?;
+        Ok(link.lock().await)
+    }
+
+    /// A request had no answer in time: whoever waits behind it need not find out for itself.
+    fn silent(&self, waited: Duration) -> StoreError {
+        self.noted(Failure::silent(waited))
     }
 
     fn noted(&self, reason: String) -> StoreError {
@@ -169,10 +201,15 @@ impl Link {
     /// connection gone.
     pub(super) async fn alone<T>(
         &self,
+        kind: Kind,
         redo: Redo,
         work: impl AsyncFn(&Client) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
-        let mut idle = self.idle.lock().await;
+        let patience = match kind {
+            Kind::Read | Kind::Account => self.connector.patience.answer,
+            Kind::Bulk => self.connector.patience.bulk,
+        };
+        let mut idle = self.connector.turn(&self.idle).await?;
         let (mut conflicts, mut losses) = (0, 0);
         loop {
             self.connector.identity.admits()?;
@@ -181,8 +218,8 @@ impl Link {
                 Some(client) => client,
                 None => self.connector.connect().await?,
             };
-            let Ok(answer) = timeout(self.connector.request_max, work(&client)).await else {
-                return Err(away(format!("no answer within {} s", self.connector.request_max.as_secs())));
+            let Ok(answer) = timeout(patience, work(&client)).await else {
+                return Err(self.connector.silent(patience));
             };
             let failure = match answer {
                 Ok(done) => {
@@ -193,7 +230,7 @@ impl Link {
             };
             let lost = matches!(failure, Failure::Lost(_) | Failure::Unknown(_));
             // Ends whatever was begun; outside of a transaction it does nothing.
-            if !lost && matches!(timeout(self.connector.request_max, run(&client, "ROLLBACK")).await, Ok(Ok(()))) {
+            if !lost && matches!(timeout(patience, run(&client, "ROLLBACK")).await, Ok(Ok(()))) {
                 *idle = Some(client);
             }
             match failure {
@@ -222,7 +259,7 @@ impl SharedLink {
 
     async fn client(&self) -> Result<Rc<Client>, StoreError> {
         self.connector.identity.admits()?;
-        let mut current = self.current.lock().await;
+        let mut current = self.connector.turn(&self.current).await?;
         if let Some(client) = current.as_ref().filter(|client| !client.is_closed()) {
             return Ok(client.clone());
         }
@@ -234,9 +271,10 @@ impl SharedLink {
     /// Runs a read, once more when its connection turns out to be gone.
     pub(super) async fn read<T>(&self, work: impl AsyncFn(&Client) -> Result<T, Failure>) -> Result<T, StoreError> {
         let mut losses = 0;
+        let patience = self.connector.patience.answer;
         loop {
             let client = self.client().await?;
-            match timeout(self.connector.request_max, work(&client)).await {
+            match timeout(patience, work(&client)).await {
                 Ok(Ok(read)) => return Ok(read),
                 Ok(Err(Failure::Lost(_) | Failure::Conflict(_))) if losses < LOSSES_MAX => {
                     losses += 1;
@@ -245,7 +283,7 @@ impl SharedLink {
                 Ok(Err(other)) => return Err(other.into_error()),
                 Err(_) => {
                     self.give_up(&client).await;
-                    return Err(away(format!("no answer within {} s", self.connector.request_max.as_secs())));
+                    return Err(self.connector.silent(patience));
                 }
             }
         }

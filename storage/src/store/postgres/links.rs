@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 use super::failure::Failure;
 use super::identity::Identity;
 use super::link::{Connector, Link, Redo, SharedLink, transaction};
+use super::thread::Kind;
 use crate::store::StoreError;
 
 /// Connections for batches: each has its share of the lanes, so a lane never has two transactions open.
@@ -66,11 +67,12 @@ impl Links {
     /// A write in a transaction of its own.
     pub(super) async fn write<T>(
         &self,
+        kind: Kind,
         redo: Redo,
         work: impl AsyncFn(&Client) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
         let link = &self.accounts[self.turn() % ACCOUNT_LINKS];
-        link.alone(redo, async |client| transaction(client, self.begin(), async |client| work(client).await).await)
+        link.alone(kind, redo, async |client| transaction(client, self.begin(), async |client| work(client).await).await)
             .await
     }
 

@@ -23,13 +23,14 @@ mod tls;
 use std::time::Duration;
 
 use proto::{SessionId, UserId, Version};
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use self::address::Address;
 use self::failure::Failure;
 pub use self::identity::Awaited;
 use self::identity::Identity;
-use self::link::{Connector, Redo, Unreached, transaction};
+use self::link::{Connector, Patience, Redo, Unreached, transaction};
 use self::links::Links;
 use self::statement::{column, execute, first, params, run};
 use self::thread::{Kind, StoreThread};
@@ -53,14 +54,18 @@ pub struct PostgresConfig {
     pub url: String,
     /// Requests that may wait per kind; more are `Busy`.
     pub queue_max: usize,
-    /// How long a request may take on its connection; then the connection is given up and the store called away.
-    pub request_max: Duration,
+    /// How long the answer to a connection, a read or an account write may take; then the connection is given up and the database
+    /// counts as away.
+    pub answer_max: Duration,
+    /// The same for batches, imports and purges, which nobody waits for and which may have to read a cold disk.
+    pub bulk_max: Duration,
 }
 
 impl PostgresConfig {
     /// The defaults, for a database.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), queue_max: 1_024, request_max: Duration::from_secs(30) }
+        let (answer_max, bulk_max) = (Duration::from_secs(5), Duration::from_secs(30));
+        Self { url: url.into(), queue_max: 1_024, answer_max, bulk_max }
     }
 
     /// Whether the address can be read.
@@ -117,18 +122,22 @@ impl PostgresStore {
         let address = Address::parse(&config.url)?;
         let tls = Tls::new(&address.trust)?;
         let place = address.shown();
-        let request_max = config.request_max;
+        let patience = Patience { answer: config.answer_max, bulk: config.bulk_max };
         let open = async move || {
-            let connector = Connector::new(address, tls, request_max, Identity::default());
+            let connector = Connector::new(address, tls, patience, Identity::default());
             let shown = connector.shown();
             let unreached = |Unreached { reason, is_away }| match is_away {
                 true => OpenError::Away(format!("{shown}: {reason}")),
                 false => OpenError::TurnedAway(format!("{shown}: {reason}")),
             };
             let mut client = connector.attempt().await.map_err(unreached)?;
-            // A pooler answers although its server is away.
-            if let Err(Failure::Lost(reason)) = run(&client, "SELECT 1").await {
-                return Err(OpenError::Away(format!("{shown}: {reason}")));
+            // A pooler answers although its server is away, or lets everybody wait for it.
+            match timeout(patience.answer, run(&client, "SELECT 1")).await {
+                Ok(Err(Failure::Lost(reason))) => return Err(OpenError::Away(format!("{shown}: {reason}"))),
+                Ok(_) => {}
+                Err(_) => {
+                    return Err(OpenError::Away(format!("{shown}: {}", Failure::silent(patience.answer))));
+                }
             }
             let migrated = migrations::run_postgres(&mut client, migrations::POSTGRES, now_unix_ms).await?;
             let store_id = store_id(&client).await.map_err(Failure::into_error)?;
@@ -151,9 +160,9 @@ impl PostgresStore {
         let address = Address::parse(&config.url)?;
         let tls = Tls::new(&address.trust)?;
         let place = address.shown();
-        let request_max = config.request_max;
+        let patience = Patience { answer: config.answer_max, bulk: config.bulk_max };
         let open = async move || {
-            let connector = Connector::new(address, tls, request_max, Identity::awaited(store_id));
+            let connector = Connector::new(address, tls, patience, Identity::awaited(store_id));
             Ok::<_, OpenError>((Links::new(connector), ()))
         };
         let (thread, ()) = StoreThread::start(config.queue_max, open)?;
@@ -182,7 +191,7 @@ impl PostgresStore {
         T: Send + 'static,
         F: AsyncFn(&Client) -> Result<T, Failure> + Send + 'static,
     {
-        self.thread.submit(kind, async move |links: &Links| links.write(redo, work).await)
+        self.thread.submit(kind, async move |links: &Links| links.write(kind, redo, work).await)
     }
 }
 
@@ -385,7 +394,7 @@ impl Store for PostgresStore {
             let client = links.own().await?;
             let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
             let checking = transaction(&client, begin, async |client| check::check(client, store_id).await);
-            let checked = tokio::time::timeout(CHECK_MAX, checking).await;
+            let checked = timeout(CHECK_MAX, checking).await;
             let late = |_| failure::away("looking the database over took too long".to_owned());
             checked.map_err(late)?.map_err(Failure::into_error)
         })
