@@ -347,16 +347,8 @@ mod tests {
     }
 
     fn update(chapter: u32) -> SetProgress {
-        SetProgress {
-            manga: MangaId(7),
-            device_seq: Some(DeviceSeq(u64::from(chapter))),
-            chapter: Chapter::whole(chapter),
-            page: None,
-            status: None,
-            force: false,
-            ack_database: false,
-            conflict_token: None,
-        }
+        let device_seq = Some(DeviceSeq(u64::from(chapter)));
+        SetProgress { device_seq, ..SetProgress::new(MangaId(7), Chapter::whole(chapter)) }
     }
 
     fn ack(up_to_seq: u64, cumulative: bool) -> Vec<u8> {

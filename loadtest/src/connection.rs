@@ -278,16 +278,8 @@ impl Connection {
         if let Some((audience, _)) = &self.audience {
             audience.sent(series.0, pending.chapter, pending.due_us);
         }
-        let update = SetProgress {
-            manga: series.0,
-            device_seq: Some(pending.device_seq),
-            chapter: pending.chapter,
-            page: None,
-            status: None,
-            force: false,
-            ack_database: false,
-            conflict_token: None,
-        };
+        let update =
+            SetProgress { device_seq: Some(pending.device_seq), ..SetProgress::new(series.0, pending.chapter) };
         match self.protocol.set_progress(&update, pending) {
             Ok(_) => self.shared.in_flight.set(self.shared.in_flight.get() + 1),
             Err(_) => self.shared.count_error("window_full"),

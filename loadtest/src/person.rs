@@ -40,17 +40,10 @@ impl Visit {
     pub async fn read_on(&mut self, series: &[MangaId]) -> Result<(), Error> {
         for manga in series {
             self.device_seq += 1;
-            let update = SetProgress {
-                manga: *manga,
-                device_seq: Some(DeviceSeq(self.device_seq)),
-                // Every visit ends further on than the last, since a device counts all it ever sent.
-                chapter: Chapter::from_hundredths(self.device_seq as u32).unwrap_or(Chapter::ZERO),
-                page: None,
-                status: None,
-                force: false,
-                ack_database: false,
-                conflict_token: None,
-            };
+            // Every visit ends further on than the last, since a device counts all it ever sent.
+            let chapter = Chapter::from_hundredths(self.device_seq as u32).unwrap_or(Chapter::ZERO);
+            let update =
+                SetProgress { device_seq: Some(DeviceSeq(self.device_seq)), ..SetProgress::new(*manga, chapter) };
             while self.client.set_progress(&update, ()).is_err() {
                 self.hear().await?;
             }

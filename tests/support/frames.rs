@@ -30,16 +30,7 @@ impl Reader {
 
 /// "I have read up to here."
 pub(crate) fn progress(manga: MangaId, chapter: u32, device_seq: Option<u64>) -> SetProgress {
-    SetProgress {
-        manga,
-        device_seq: device_seq.map(DeviceSeq),
-        chapter: Chapter::whole(chapter),
-        page: None,
-        status: None,
-        force: false,
-        ack_database: false,
-        conflict_token: None,
-    }
+    SetProgress { device_seq: device_seq.map(DeviceSeq), ..SetProgress::new(manga, Chapter::whole(chapter)) }
 }
 
 /// Runs clients on an executor of its own; panics when they take longer than a test may.

@@ -50,16 +50,7 @@ fn hear(bytes: &[u8], piece: usize) -> Vec<String> {
 }
 
 fn ask(connection: &mut client::frames::Connection<u64>, open: &mut Vec<u64>, sent: &mut u64) {
-    let update = SetProgress {
-        manga: MangaId(7),
-        device_seq: None,
-        chapter: Chapter::whole(1),
-        page: None,
-        status: None,
-        force: false,
-        ack_database: false,
-        conflict_token: None,
-    };
+    let update = SetProgress::new(MangaId(7), Chapter::whole(1));
     while *sent < 4 && connection.credit() > 0 {
         *sent += 1;
         connection.set_progress(&update, *sent).expect("there is credit");

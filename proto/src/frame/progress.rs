@@ -261,6 +261,20 @@ fn zero(reserved: &[u8]) -> Result<(), ValueError> {
 }
 
 impl SetProgress {
+    /// Chapter `chapter` of `manga`, and nothing else.
+    pub const fn new(manga: MangaId, chapter: Chapter) -> Self {
+        Self {
+            manga,
+            device_seq: None,
+            chapter,
+            page: None,
+            status: None,
+            force: false,
+            ack_database: false,
+            conflict_token: None,
+        }
+    }
+
     /// The payload's bytes.
     #[inline]
     pub fn to_bytes(&self) -> [u8; SET_PROGRESS_BYTES] {

@@ -49,16 +49,7 @@ pub(crate) fn entries() -> Vec<ProgressEntry> {
 }
 
 fn set_progress() -> Vec<(&'static str, u64, SetProgress)> {
-    let plain = SetProgress {
-        manga: MangaId(7),
-        device_seq: None,
-        chapter: chapter(0),
-        page: None,
-        status: None,
-        force: false,
-        ack_database: false,
-        conflict_token: None,
-    };
+    let plain = SetProgress::new(MangaId(7), chapter(0));
     vec![
         ("the least", 1, plain),
         (

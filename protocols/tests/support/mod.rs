@@ -182,16 +182,7 @@ pub fn read_to_close(mut socket: impl Read) -> Vec<u8> {
 
 /// An ordinary update.
 pub fn update(manga: MangaId, chapter: u32) -> SetProgress {
-    SetProgress {
-        manga,
-        device_seq: None,
-        chapter: Chapter::whole(chapter),
-        page: None,
-        status: None,
-        force: false,
-        ack_database: false,
-        conflict_token: None,
-    }
+    SetProgress::new(manga, Chapter::whole(chapter))
 }
 
 /// The same with a device sequence.
