@@ -71,14 +71,19 @@ fn seed_in_parts(operator: &mut Operator, seed: &Seed) -> Result<Value, Failure>
     while made < seed.users.max(1) {
         // At least one request, so that the server is the one to refuse a count of 0.
         let users = (seed.users - made).min(SEED_PART_USERS);
-        let mut part = operator.ask(Request::Seed { users, series: seed.series, token_ttl_s: seed.ttl })?;
-        if let (Value::Array(all), Value::Array(more)) = (&mut whole["users"], part["users"].take()) {
-            all.extend(more);
-        }
-        whole["series"] = part["series"].take();
+        add_part(&mut whole, operator.ask(Request::Seed { users, series: seed.series, token_ttl_s: seed.ttl })?);
         made = made.saturating_add(SEED_PART_USERS);
     }
     Ok(whole)
+}
+
+/// What a server says is looked at, not trusted to be what this version of it would say.
+fn add_part(whole: &mut Value, mut part: Value) {
+    let mut take = |name| part.get_mut(name).map(Value::take).unwrap_or_default();
+    if let (Value::Array(all), Value::Array(more)) = (&mut whole["users"], take("users")) {
+        all.extend(more);
+    }
+    whole["series"] = take("series");
 }
 
 fn once(config: &Config, request: Request) -> Result<Value, Failure> {
@@ -130,4 +135,20 @@ fn first_line(source: impl Read) -> std::io::Result<String> {
 fn echo(on: bool) {
     let word = if on { "echo" } else { "-echo" };
     let _ = Command::new("stty").arg(word).stdin(Stdio::inherit()).stderr(Stdio::null()).status();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_answers_is_taken_as_far_as_it_makes_sense() {
+        let mut whole = json!({"users": [], "series": []});
+        add_part(&mut whole, json!({"users": [{"username": "one"}], "series": [7]}));
+        for odd in [json!([1]), json!("a text"), json!(null), json!({"users": 3})] {
+            add_part(&mut whole, odd);
+        }
+        add_part(&mut whole, json!({"users": [{"username": "two"}], "series": [7]}));
+        assert_eq!(whole, json!({"users": [{"username": "one"}, {"username": "two"}], "series": [7]}));
+    }
 }

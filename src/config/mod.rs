@@ -312,6 +312,25 @@ mod tests {
     }
 
     #[test]
+    fn every_number_that_a_key_may_hold_fits_where_it_goes() {
+        for key in keys::KEYS {
+            let ends = match key.kind {
+                keys::Kind::Port => [0, u64::from(u16::MAX)],
+                keys::Kind::Count { min, max } | keys::Kind::Time { min, max, .. } | keys::Kind::Bytes { min, max } => {
+                    [min, max]
+                }
+                _ => continue,
+            };
+            for number in ends {
+                // Refused beside the others' defaults, perhaps, but in words.
+                if let Err(refused) = config(&[(key.path, &number.to_string())]) {
+                    assert!(!matches!(refused, ConfigError::Value { .. }), "{}: {refused}", key.path);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn the_commented_file_shows_every_key_at_its_default() {
         let uncommented: String = DEFAULT_FILE
             .lines()

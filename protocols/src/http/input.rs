@@ -104,7 +104,7 @@ fn require_json(headers: &HeaderMap) -> Result<(), Fault> {
     let text = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media = text.split(';').next().unwrap_or_default().trim();
     let json = media.eq_ignore_ascii_case("application/json")
-        || (media.len() > 5 && media[media.len() - 5..].eq_ignore_ascii_case("+json"));
+        || media.rsplit_once('+').is_some_and(|(kind, suffix)| !kind.is_empty() && suffix.eq_ignore_ascii_case("json"));
     if json { Ok(()) } else { Err(Fault::new(Code::UnsupportedMediaType, "send the body as application/json")) }
 }
 
