@@ -110,7 +110,7 @@ fn a_configuration_that_is_wrong_is_refused_with_its_place() {
     assert!(refused.stderr.contains("4 times journal.segment_bytes"), "{}", refused.stderr);
     // Nobody listens on port 1: the database is named, its password is not.
     let refused = Launch::new().variable("DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/db").refused();
-    assert_eq!(refused.code(), 7, "{refused:#?}");
+    assert_eq!(refused.code(), 5, "{refused:#?}");
     assert!(refused.stderr.contains("127.0.0.1:1/db") && !refused.stderr.contains("hunter2"), "{}", refused.stderr);
     let refused = Launch::new().variable("JWT_SECRET", "short").refused();
     assert!(refused.stderr.contains("at least 32 bytes"), "{}", refused.stderr);
@@ -261,6 +261,32 @@ fn the_store_is_looked_after_with_and_without_a_server() {
     for arguments in [["db", "check"], ["db", "drain"], ["db", "migrate"], ["db", "retry"]] {
         Finished::run(mangahub().arg("--data-dir").arg(&data).args(arguments)).done();
     }
+}
+
+#[test]
+fn a_folder_that_no_server_has_been_in_is_neither_looked_after_nor_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("mistyped");
+    let file = folder.path().join("backup").display().to_string();
+    for arguments in [
+        &["db", "check"][..],
+        &["db", "drain"],
+        &["db", "retry"],
+        &["admin", "stats"],
+        &["admin", "promote", "somebody"],
+        &["backup", "create", &file],
+    ] {
+        let refused = Finished::run(mangahub().arg("--data-dir").arg(&data).args(arguments));
+        assert_eq!(refused.code(), 5, "{refused:#?}");
+        assert!(refused.stderr.contains("is it the right data folder?"), "{}", refused.stderr);
+    }
+    assert!(!data.exists());
+    // Who begins may begin with a command.
+    let password = folder.path().join("password");
+    std::fs::write(&password, PASSWORD).unwrap();
+    let create = ["admin", "create", "--username", "boss", "--email", "boss@example.org", "--password-file"];
+    Finished::run(mangahub().arg("--data-dir").arg(&data).args(create).arg(&password)).done();
+    Finished::run(mangahub().arg("--data-dir").arg(&data).args(["db", "check"])).done();
 }
 
 #[test]

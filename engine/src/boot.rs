@@ -26,7 +26,7 @@ use storage::folder::DataFolder;
 use storage::hot::{self, HotCache, HotThread};
 use storage::journal::{self, Cursors, Lsn, ShardJournal};
 use storage::store::postgres::OpenError;
-use storage::store::{PostgresStore, SharedStore, SqliteConfig, SqliteStore};
+use storage::store::{PostgresStore, SharedStore, SqliteConfig, SqliteStore, StoreError};
 use storage::wire::{Wire, WireThread};
 use storage::writer::{self, Writer, WriterConfig};
 
@@ -87,12 +87,24 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error("{0}")]
     Store(String),
+    /// The store's database does not answer, and this start needs it. It may go another time.
+    #[error("{0}")]
+    Away(String),
     /// The doors did not open.
     #[error("{0}")]
     Doors(String),
     /// The shards cannot start.
     #[error("{0}")]
     Runtime(String),
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable { .. } | StoreError::Busy => Self::Away(error.to_string()),
+            _ => Self::Store(error.to_string()),
+        }
+    }
 }
 
 /// What the banner says.
@@ -308,6 +320,7 @@ fn open_store(
                 let absent = Absent::new(database, folder, checkpoint, &away)?;
                 Ok((Arc::clone(&absent.store) as SharedStore, Some(absent)))
             }
+            Err(away @ OpenError::Away(_)) => Err(StartError::Away(away.to_string())),
             Err(error) => Err(StartError::Store(error.to_string())),
         };
     }
@@ -320,11 +333,10 @@ fn open_store(
 }
 
 fn load_catalogue(config: &EngineConfig, store: &SharedStore) -> Result<Catalogue, StartError> {
-    let failed = |error: storage::store::StoreError| StartError::Store(error.to_string());
-    let mut rows = block_on(store.load_catalogue()).map_err(failed)?;
+    let mut rows = block_on(store.load_catalogue())?;
     if rows.is_empty() && !config.first_catalogue.is_empty() {
-        block_on(store.import(config.first_catalogue.clone(), now_ms())).map_err(failed)?;
-        rows = block_on(store.load_catalogue()).map_err(failed)?;
+        block_on(store.import(config.first_catalogue.clone(), now_ms()))?;
+        rows = block_on(store.load_catalogue())?;
     }
     Ok(Catalogue::new(rows.into_iter().map(crate::catalogue::Series::from).collect()))
 }
@@ -333,7 +345,7 @@ fn load_catalogue(config: &EngineConfig, store: &SharedStore) -> Result<Catalogu
 fn revocations(store: Option<&SharedStore>, known: Known) -> Result<Revocations, StartError> {
     let now_ms = now_ms();
     let stored = store.map(|store| block_on(store.revocations(0, now_ms, revocations::ENTRIES_MAX)));
-    let stored = stored.transpose().map_err(|error| StartError::Store(error.to_string()))?.unwrap_or_default();
+    let stored = stored.transpose()?.unwrap_or_default();
     Ok(Revocations::new(known, &stored, now_ms))
 }
 

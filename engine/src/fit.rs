@@ -76,7 +76,7 @@ pub(crate) fn journal_is_there(
     if !recovery.is_fresh() || store.kind() != "sqlite" {
         return Ok(());
     }
-    let known = block_on(store.journals()).map_err(|error| StartError::Store(error.to_string()))?;
+    let known = block_on(store.journals())?;
     match known.last() {
         None => Ok(()),
         Some((journal, _)) => {

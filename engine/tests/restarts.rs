@@ -368,7 +368,7 @@ fn adopting_a_store_that_is_away_sets_nothing_aside() {
     let mut adopting = config(folder.path(), 1);
     adopting.adopt_store = true;
     let refused = Server::try_start(adopting, with_store(&away)).err().expect("a store that is away adopts nothing");
-    assert!(matches!(refused, engine::StartError::Store(_)), "{refused}");
+    assert!(matches!(refused, engine::StartError::Away(_)), "{refused}");
     let server = Server::start(config(folder.path(), 1), Seams::default());
     assert_eq!(server.get(0, &token, manga).unwrap().unwrap().chapter, chapter(3));
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use engine::boot::{Running, StartError};
 use engine::fanout::Encoders;
 use serde_json::Value;
+use storage::folder::DataFolder;
 
 use crate::admin::socket::Client;
 use crate::admin::{Refusal, Request, SocketError, answer, block_on};
@@ -25,6 +26,9 @@ pub(crate) enum OperatorError {
     /// The request was put and refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// There is nothing to look after.
+    #[error("no server has been in {folder}; is it the right data folder?")]
+    Nothing { folder: PathBuf },
 }
 
 /// Somebody who answers requests about a data folder.
@@ -43,6 +47,15 @@ impl Operator {
             Err(SocketError::Absent { .. }) => Self::here(config, false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// As [`Self::reach`], but only where a server has been: an empty folder would be taken for that of a server, and made.
+    pub(crate) fn revisit(config: &Config) -> Result<Self, OperatorError> {
+        // A database has what it has, from wherever it is looked at.
+        if config.database.is_none() && !DataFolder::is_used(&config.data_dir) {
+            return Err(OperatorError::Nothing { folder: config.data_dir.clone() });
+        }
+        Self::reach(config)
     }
 
     /// Finds the server of the folder, which must run.

@@ -25,14 +25,14 @@ pub(super) fn create(config: &Config, create: CreateAdmin, output: Output) -> Re
     let password = password(create.password_file.as_deref())
         .map_err(|error| Failure::new(Exit::Input, format!("cannot read the password: {error}")))?;
     let CreateAdmin { username, email, .. } = create;
-    let answer = once(config, Request::CreateAdmin { username: username.clone(), email, password })?;
+    let answer = once(Operator::reach(config)?, Request::CreateAdmin { username: username.clone(), email, password })?;
     print(output, &answer, || format!("{username} is an administrator now\n"));
     Ok(Exit::Done)
 }
 
 /// Makes an existing user an administrator.
 pub(super) fn promote(config: &Config, identifier: String, output: Output) -> Result<Exit, Failure> {
-    let answer = once(config, Request::Promote { identifier: identifier.clone() })?;
+    let answer = once(Operator::revisit(config)?, Request::Promote { identifier: identifier.clone() })?;
     print(output, &answer, || format!("{identifier} is an administrator now, and must sign in again\n"));
     Ok(Exit::Done)
 }
@@ -55,7 +55,7 @@ pub(super) fn seed(config: &Config, seed: &Seed, output: Output) -> Result<Exit,
 
 /// What runs, and how much it holds.
 pub(super) fn stats(config: &Config, output: Output) -> Result<Exit, Failure> {
-    let answer = once(config, Request::Stats)?;
+    let answer = once(Operator::revisit(config)?, Request::Stats)?;
     print(output, &answer, || {
         let rows = answer.as_object().into_iter().flatten();
         rows.map(|(name, value)| format!("{name:<14} {}\n", value.as_str().map_or(value.to_string(), str::to_owned)))
@@ -86,8 +86,7 @@ fn add_part(whole: &mut Value, mut part: Value) {
     whole["series"] = take("series");
 }
 
-fn once(config: &Config, request: Request) -> Result<Value, Failure> {
-    let mut operator = Operator::reach(config)?;
+fn once(mut operator: Operator, request: Request) -> Result<Value, Failure> {
     let answer = operator.ask(request);
     operator.finish()?;
     Ok(answer?)

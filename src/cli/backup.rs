@@ -38,13 +38,8 @@ fn create(config: &Config, file: &Path, timeout: Duration, output: Output) -> Re
     if file.symlink_metadata().is_ok() {
         return Err(BackupError::Exists { path: file.to_owned() }.into());
     }
-    // Others may begin with an empty folder; a backup of one would be taken for a backup of something.
-    if config.database.is_none() && !config.data_dir.join(STORE_NAME).exists() {
-        let text = format!("no server has been in {}; is it the right data folder?", config.data_dir.display());
-        return Err(Failure::new(Exit::Unreachable, text));
-    }
+    let mut operator = Operator::revisit(config)?;
     let bar = bar(None, output);
-    let mut operator = Operator::reach(config)?;
     let manifest = save(&mut operator, config, file, timeout, &bar);
     bar.finish_and_clear();
     operator.finish()?;

@@ -43,7 +43,7 @@ fn migrate(config: &Config, output: Output) -> Result<Exit, Failure> {
 }
 
 fn check(config: &Config, output: Output) -> Result<Exit, Failure> {
-    let mut operator = Operator::reach(config)?;
+    let mut operator = Operator::revisit(config)?;
     let mut answer = operator.ask(Request::Check)?;
     let parked = number(&answer, "parked");
     if parked > 0 {
@@ -73,7 +73,7 @@ fn check(config: &Config, output: Output) -> Result<Exit, Failure> {
 }
 
 fn drain(config: &Config, timeout: Duration, output: Output) -> Result<Exit, Failure> {
-    let mut operator = Operator::reach(config)?;
+    let mut operator = Operator::revisit(config)?;
     let begun = Instant::now();
     // What was durable when the drain began; a busy server always has something newer.
     let first = operator.ask(Request::Backlog)?;
@@ -115,7 +115,7 @@ fn adopt(config: &Config, yes: bool, output: Output) -> Result<Exit, Failure> {
 }
 
 fn retry(config: &Config, id: Option<i64>, discard: bool, output: Output) -> Result<Exit, Failure> {
-    let mut operator = Operator::reach(config)?;
+    let mut operator = Operator::revisit(config)?;
     let ids: Vec<i64> = match id {
         Some(id) => vec![id],
         None => {

@@ -95,7 +95,7 @@ impl From<CatalogueError> for Failure {
 fn of_start(error: &StartError) -> Exit {
     match error {
         StartError::Config(_) => Exit::Config,
-        StartError::Folder(_) | StartError::Doors(_) => Exit::Unreachable,
+        StartError::Folder(_) | StartError::Doors(_) | StartError::Away(_) => Exit::Unreachable,
         StartError::Journal(_) | StartError::Store(_) => Exit::Unsound,
         StartError::Runtime(_) => Exit::Failed,
     }
@@ -131,6 +131,7 @@ impl From<OperatorError> for Failure {
     fn from(error: OperatorError) -> Self {
         let exit = match &error {
             OperatorError::Socket(SocketError::Absent { .. } | SocketError::Io { .. }) => Exit::Unreachable,
+            OperatorError::Nothing { .. } => Exit::Unreachable,
             OperatorError::Start(error) => of_start(error),
             OperatorError::Refused(refusal) if refusal.is_passing() => Exit::Unreachable,
             OperatorError::Refused(_) => Exit::Input,

@@ -86,6 +86,11 @@ impl DataFolder {
         Ok(Self { path, file_system, folder_id, boot_epoch, stream_epoch, _lock: lock })
     }
 
+    /// Whether a server has been in a folder: it has left a store or a journal.
+    pub fn is_used(path: &Path) -> bool {
+        ["mangahub.db", "journal"].iter().any(|name| path.join(name).exists())
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path

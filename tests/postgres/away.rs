@@ -165,7 +165,7 @@ fn a_first_start_without_the_database_is_refused_and_so_is_one_that_is_turned_aw
     postgres.go_down();
     let launch = over(&url);
     let refused = launch.refused();
-    assert_eq!(refused.code(), UNSOUND, "{refused:#?}");
+    assert_eq!(refused.code(), UNREACHABLE, "{refused:#?}");
     assert!(refused.stderr.contains("has never run with its database"), "{}", refused.stderr);
     postgres.go_up();
     let (status, launch) = launch.start().stop();

@@ -36,7 +36,7 @@ impl Absent {
         away: &OpenError,
     ) -> Result<Self, StartError> {
         let lacking = |what: &str| {
-            StartError::Store(format!(
+            StartError::Away(format!(
                 "{away}. {what}; start it with the database there, and it will know enough next time"
             ))
         };
@@ -78,7 +78,7 @@ impl Absent {
     /// Says what the database must be when it is back.
     pub(super) fn expect(&self, recovery: &Recovery, reached: LaneCursors) -> Result<(), StartError> {
         let awaited = Awaited { journal: recovery.journal_id(), reached, end: recovery.end() };
-        self.store.expect(awaited).map_err(|error| StartError::Store(error.to_string()))
+        Ok(self.store.expect(awaited)?)
     }
 }
 

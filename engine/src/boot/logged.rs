@@ -139,8 +139,7 @@ fn open_and_replay(
     let opened = journal::open(wanted.clone()).map_err(|error| Refused::journal(error.is_unfit(), &error))?;
     let cursors = match absent {
         Some(absent) => absent.cursors(&opened.recovery)?,
-        None => block_on(store.cursors(opened.recovery.journal_id()))
-            .map_err(|error| Refused::Other(StartError::Store(error.to_string())))?,
+        None => block_on(store.cursors(opened.recovery.journal_id())).map_err(|error| Refused::Other(error.into()))?,
     };
     if let Some(known) = checkpoint.filter(|_| absent.is_none()) {
         fit::store_is_not_older(store, &opened.recovery, &cursors, known).map_err(Refused::Other)?;
