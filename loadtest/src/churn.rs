@@ -39,6 +39,8 @@ pub struct Plan {
 pub struct Outcome {
     /// Visits that ended well.
     pub visits: u64,
+    /// The most that were under way at once: more than before, because something held the machine up, take memory that is kept.
+    pub at_once: usize,
     /// Failures by what was said.
     pub errors: BTreeMap<String, u64>,
     /// Growth of resident memory per hour, as a part of it.
@@ -55,7 +57,7 @@ pub async fn run(doors: Doors, pid: u32, tokens: &Tokens, plan: &Plan) -> std::i
     let recorder = Recorder::start(doors.metrics, pid, every)?;
     let series: Rc<[_]> = tokens.series.iter().copied().take(plan.series).collect();
     let errors: Rc<RefCell<BTreeMap<String, u64>>> = Rc::default();
-    let (mut visits, mut under_way) = (0_u64, JoinSet::new());
+    let (mut visits, mut at_once, mut under_way) = (0_u64, 0, JoinSet::new());
     let began = Instant::now();
     let mut started = 0_u64;
     while began.elapsed() < plan.duration {
@@ -77,6 +79,7 @@ pub async fn run(doors: Doors, pid: u32, tokens: &Tokens, plan: &Plan) -> std::i
             });
             started += 1;
         }
+        at_once = at_once.max(under_way.len());
         while let Some(ended) = under_way.try_join_next() {
             visits += u64::from(ended.unwrap_or(false));
         }
@@ -89,7 +92,7 @@ pub async fn run(doors: Doors, pid: u32, tokens: &Tokens, plan: &Plan) -> std::i
     let settled = &timeline[timeline.len() / 6..];
     let descriptors = [settled.first(), settled.last()].map(|moment| moment.map_or(0, |moment| moment.descriptors));
     let errors = errors.borrow().clone();
-    Ok(Outcome { visits, errors, rss_growth_per_hour: growth_per_hour(settled), descriptors, timeline })
+    Ok(Outcome { visits, at_once, errors, rss_growth_per_hour: growth_per_hour(settled), descriptors, timeline })
 }
 
 /// The slope of a least-squares line through the resident memory, over its middle, per hour.

@@ -48,6 +48,7 @@ pub(crate) async fn churn(args: ChurnArgs) -> Result<String, Failure> {
     }
     let mut table = String::new();
     writeln!(table, "visits                 {}", outcome.visits)?;
+    writeln!(table, "at once                {}", outcome.at_once)?;
     writeln!(table, "RSS growth             {:.2} % an hour", outcome.rss_growth_per_hour * 100.0)?;
     if let Some(last) = outcome.timeline.last() {
         writeln!(table, "RSS                    {:.1} MiB", last.rss_bytes as f64 / 1_048_576.0)?;
