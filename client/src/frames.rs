@@ -45,7 +45,7 @@ pub enum Event<'a> {
     Welcome(Welcome<'a>),
     /// Updates are stored; `answered` of [`Connection::poll`] holds the tag of each, in the order they were sent.
     Ack(Ack),
-    /// An update (its tag is in `answered`) or another frame was refused; nothing was changed by it.
+    /// An update (its tag is in `answered`) or another frame was refused; nothing was changed by it, but for `not_in_database`.
     Reject(Reject<'a>),
     /// Another of the user's connections moved on, at this position of the user's stream.
     Progress {

@@ -19,6 +19,8 @@ pub struct EngineConfig {
     pub strict_total: bool,
     /// Answer every change only when the database has it, not the journal alone.
     pub ack_database: bool,
+    /// How long such an answer, or one that was asked for, waits for the database.
+    pub ack_database_max: Duration,
     /// The Postgres database that is the store; `None` means the embedded one in the data folder.
     pub database: Option<storage::store::PostgresConfig>,
     /// Redis between memory and the store.
@@ -160,6 +162,7 @@ impl EngineConfig {
             registration: Registration::Open,
             strict_total: false,
             ack_database: false,
+            ack_database_max: Duration::from_secs(30),
             database: None,
             hot: None,
             tokens: TokenConfig {

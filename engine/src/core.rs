@@ -68,7 +68,19 @@ pub(crate) enum Release {
 struct Held {
     lane: Lane,
     lsn: Lsn,
+    /// Whether the store was asked for; the others only come behind one that waits for it.
+    is_asked: bool,
+    /// From then on it does not wait any longer, on this shard's clock.
+    until_ns: u64,
     what: Release,
+}
+
+/// What a connection has among the answers that wait.
+struct HeldOf {
+    lane: Lane,
+    count: u32,
+    /// When the last of them does not wait any longer.
+    until_ns: u64,
 }
 
 /// One shard's state.
@@ -93,10 +105,12 @@ pub(crate) struct Core {
     pub(crate) arrival_waker: Option<Waker>,
     gate: VecDeque<Gated>,
     held: VecDeque<Held>,
-    /// The lane and the number of the answers that each connection has among `held`.
-    held_of: FxHashMap<ConnRef, (Lane, u32)>,
+    /// Each connection's share of `held`.
+    held_of: FxHashMap<ConnRef, HeldOf>,
     /// The cursors at the last look.
     held_at: LaneCursors,
+    /// When the first of `held` does not wait any longer.
+    held_until_ns: u64,
     pub(crate) held_signal: Signal,
     /// Connections that read on once the journal has room.
     room_wakers: VecDeque<Waker>,
@@ -136,6 +150,7 @@ impl Core {
             held: VecDeque::new(),
             held_of: FxHashMap::default(),
             held_at: LaneCursors::START,
+            held_until_ns: u64::MAX,
             held_signal,
             room_wakers: VecDeque::new(),
             turn,
@@ -269,28 +284,39 @@ impl Core {
         self.held.len() >= self.shared.config.limits.held_answers_max
     }
 
-    /// The store may have moved on: answers what waited for it. Returns whether anything still waits.
+    /// The store may have moved on: answers what waited for it, and what has waited for long enough. Returns whether anything still
+    /// waits.
     pub(crate) fn release_held(&mut self) -> bool {
         let cursors = self.shared.cursors.snapshot();
-        if cursors == self.held_at {
+        let now_ns = driver::now(self.shared.started).since_start_ns;
+        if cursors == self.held_at && now_ns < self.held_until_ns {
             return !self.held.is_empty();
         }
         self.held_at = cursors;
+        self.held_until_ns = u64::MAX;
         for _ in 0..self.held.len() {
             let Some(held) = self.held.pop_front() else { break };
-            if cursors.get(held.lane) < held.lsn {
+            let is_stored = cursors.get(held.lane) >= held.lsn;
+            if !is_stored && now_ns < held.until_ns {
+                self.held_until_ns = self.held_until_ns.min(held.until_ns);
                 self.held.push_back(held);
                 continue;
             }
             if let Some(conn) = held.what.connection()
                 && let Entry::Occupied(mut known) = self.held_of.entry(conn)
             {
-                known.get_mut().1 -= 1;
-                if known.get().1 == 0 {
+                known.get_mut().count -= 1;
+                if known.get().count == 0 {
                     known.remove();
                 }
             }
-            self.release_one(held.what);
+            match held.is_asked && !is_stored {
+                true => {
+                    self.counters.refused(proto::Code::NotInDatabase);
+                    self.release_one(held.what.not_in_database());
+                }
+                false => self.release_one(held.what),
+            }
         }
         !self.held.is_empty()
     }
@@ -343,6 +369,7 @@ impl Core {
         }
     }
 
+    /// Keeps an answer until the store has what it tells of.
     fn hold(&mut self, lane: Lane, what: Release) {
         let (lsn, conn) = (self.durable.lsn, what.connection());
         let follows = conn.is_some_and(|conn| self.held_of.contains_key(&conn));
@@ -350,22 +377,31 @@ impl Core {
         if !follows && self.shared.cursors.get(lane) >= lsn {
             return self.release_one(what);
         }
-        if let Some(conn) = conn {
-            self.held_of.entry(conn).or_insert((lane, 0)).1 += 1;
-        }
-        self.held.push_back(Held { lane, lsn, what });
-        self.held_signal.raise();
+        let wait_ns = u64::try_from(self.shared.config.ack_database_max.as_nanos()).unwrap_or(u64::MAX);
+        let until_ns = driver::now(self.shared.started).since_start_ns.saturating_add(wait_ns);
+        self.keep(Held { lane, lsn, is_asked: true, until_ns, what });
     }
 
     /// An answer never overtakes one of the same connection that waits for the store.
     fn release_or_follow(&mut self, what: Release) {
         if !self.held.is_empty()
             && let Some(conn) = what.connection()
-            && let Some((lane, _)) = self.held_of.get(&conn)
+            && let Some(&HeldOf { lane, until_ns, .. }) = self.held_of.get(&conn)
         {
-            return self.hold(*lane, what);
+            return self.keep(Held { lane, lsn: self.durable.lsn, is_asked: false, until_ns, what });
         }
         self.release_one(what);
+    }
+
+    fn keep(&mut self, held: Held) {
+        if let Some(conn) = held.what.connection() {
+            let known = self.held_of.entry(conn).or_insert(HeldOf { lane: held.lane, count: 0, until_ns: 0 });
+            known.count += 1;
+            known.until_ns = held.until_ns;
+        }
+        self.held_until_ns = self.held_until_ns.min(held.until_ns);
+        self.held.push_back(held);
+        self.held_signal.raise();
     }
 
     fn release_one(&mut self, what: Release) {
@@ -484,6 +520,17 @@ impl Release {
         match self {
             Self::Ack { conn, .. } | Self::Answer { target: Target::Connection { conn, .. }, .. } => Some(*conn),
             _ => None,
+        }
+    }
+
+    /// What is said instead of a change that was made and that the database did not have in time.
+    fn not_in_database(self) -> Self {
+        match self {
+            Self::Ack { conn, seq, .. } => {
+                Self::Answer { target: Target::Connection { conn, seq }, answer: Err(Fault::not_in_database()) }
+            }
+            Self::Answer { target, answer: Ok(_) } => Self::Answer { target, answer: Err(Fault::not_in_database()) },
+            other => other,
         }
     }
 }

@@ -82,6 +82,12 @@ impl Fault {
         Self::new(Code::Unavailable, detail).retry_after_ms(retry_after_ms)
     }
 
+    /// The change was made and is durable on this host; the database, which was asked for, did not have it in time.
+    pub fn not_in_database() -> Self {
+        let detail = "The change was made and is in the journal of this host; the database does not have it yet.";
+        Self::new(Code::NotInDatabase, detail).retry_after_ms(1_000)
+    }
+
     /// There is no such thing.
     pub fn not_found(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::NotFound, detail)

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::counted::refused;
+use common::counted::{figure, refused};
 use common::journal_seam::Stalling;
 use common::store_seam::Switched;
 use common::{Server, attach, chapter, config, grant, outgoing, until};
@@ -315,4 +315,43 @@ fn a_refusal_on_a_connection_elsewhere_waits_for_the_answers_before_it() {
         assert_eq!(seqs, (1..).zip(expected).collect::<Vec<_>>());
         assert_eq!(attachment.unanswered(), 0);
     });
+}
+
+#[test]
+fn an_answer_waits_for_the_database_for_so_long_and_then_says_that_the_change_was_made() {
+    let told = || figure("mangahub_refusals_total{code=\"not_in_database\"}").unwrap_or(0.0) as u64;
+    let before = told();
+    let folder = tempfile::tempdir().unwrap();
+    let store = Switched::default();
+    let mut patient = config(folder.path(), 1);
+    patient.ack_database_max = std::time::Duration::from_millis(200);
+    let server = Server::start(patient, Seams { store: Some(store.seam()), ..Seams::default() });
+    let (tokens, series) = server.seed(1, 1);
+    let (token, manga) = (tokens[0].clone(), series[0]);
+    server.set(0, &token, SetProgress::to(manga, chapter(1))).unwrap();
+    store.set_holds(true);
+    let back = store.clone();
+    server.on(0, move |engine| async move {
+        let attachment = attach(&engine, &token).await;
+        let wanted = |number| SetProgress { ack_database: true, ..SetProgress::to(manga, chapter(number)) };
+        attachment.submit(1, wanted(2)).unwrap();
+        attachment.submit(2, wanted(3)).unwrap();
+        // What comes behind them waits no longer than they do.
+        attachment.request(3, engine::Ask::Get(manga)).unwrap();
+        let answers = outgoing(&attachment, 3).await;
+        let [
+            Outgoing::Reject { seq: 1, fault },
+            Outgoing::Reject { seq: 2, fault: second },
+            Outgoing::State { seq: 3, state, .. },
+        ] = &answers[..]
+        else {
+            panic!("{answers:?}")
+        };
+        assert_eq!((fault.code, second.code), (Code::NotInDatabase, Code::NotInDatabase));
+        assert_eq!(state.as_ref().map(|state| state.chapter), Some(chapter(3)));
+        back.set_holds(false);
+        attachment.submit(4, wanted(4)).unwrap();
+        assert!(matches!(&outgoing(&attachment, 1).await[..], [Outgoing::Ack { seq: 4, .. }]));
+    });
+    until("it is counted", || told() >= before + 2);
 }

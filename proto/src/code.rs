@@ -92,6 +92,8 @@ codes! {
     IdleTimeout = 24, "idle_timeout", 408, "Idle for too long";
     /// The consumer did not keep up; connect again with the resume token.
     SlowConsumer = 25, "slow_consumer", 503, "Too slow a reader";
+    /// The change was made and is in the journal, and the database, which was asked for, did not have it in time.
+    NotInDatabase = 26, "not_in_database", 503, "Not yet in the database";
 }
 
 #[cfg(test)]

@@ -157,6 +157,7 @@ pub(crate) const KEYS: &[Key] = &[
     switch("catalogue.require_auth", false),
     switch("progress.strict_total", false),
     choice("progress.ack", "journal", &["journal", "database"]),
+    millis("progress.ack_database_max_ms", 30_000, 100, 3_600_000),
     list("http.cors_origins").compat(&["CORS_ORIGINS"]),
     bytes("http.body_bytes_max", MIB, KIB, 64 * MIB),
     bytes("http.header_bytes_max", 32 * KIB, 4 * KIB, MIB),

@@ -53,6 +53,7 @@ pub(crate) struct Config {
     pub(crate) strict_total: bool,
     /// Whether every change is answered only when the database has it.
     pub(crate) ack_database: bool,
+    pub(crate) ack_database_max: Duration,
     /// The HTTP door's own settings.
     pub(crate) http: Http,
     /// How long a sync connection may stay silent.
@@ -201,6 +202,7 @@ impl Config {
             catalogue_require_auth: read.switch("catalogue.require_auth"),
             strict_total: read.switch("progress.strict_total"),
             ack_database: read.text("progress.ack") == "database",
+            ack_database_max: read.millis("progress.ack_database_max_ms"),
             http: Http {
                 cors_origins: read.list("http.cors_origins"),
                 body_bytes_max: read.number("http.body_bytes_max"),

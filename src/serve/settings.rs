@@ -32,6 +32,7 @@ pub(crate) fn engine(config: &Config, connections_max: u32) -> EngineConfig {
     };
     wanted.strict_total = config.strict_total;
     wanted.ack_database = config.ack_database;
+    wanted.ack_database_max = config.ack_database_max;
     wanted.database = config.database.clone();
     wanted.hot = config.cache.as_ref().map(|cache| HotConfig {
         tls_ca: cache.tls_ca.clone(),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use client::frames::Event;
+use proto::Code;
 use proto::frame::SetProgress;
 use proto::line::ServerLine;
 use serde_json::json;
@@ -93,4 +95,51 @@ fn a_server_may_acknowledge_everything_only_when_the_database_has_it() {
     });
     assert_eq!(postgres.query("SELECT chapter FROM user_progress"), ["200"]);
     assert_eq!(postgres.query("SELECT status FROM user_library").len(), 1);
+}
+
+#[test]
+fn who_waits_for_the_database_for_too_long_is_told_that_the_change_was_made() {
+    let mut postgres = PostgresServer::start();
+    let server = over(&postgres.url()).set("progress.ack_database_max_ms", "300").start();
+    let reader = Reader::register(&server, "reader");
+    let [manga, other] = ["berserk", "one-piece"].map(|slug| reader.series(&server, slug));
+    reader.put_progress(&server, other, &json!({"chapter": 1})).expect(200);
+    postgres.go_down();
+    let put = server.request("PUT", &format!("/api/progress/{manga}")).bearer(&reader.token);
+    let told = put.header("prefer", "ack=database").json(&json!({"chapter": 2})).send();
+    assert_eq!((told.status, &told.json()["code"]), (503, &json!("not_in_database")));
+    assert!(told.header("retry-after").is_some() && told.header("preference-applied").is_none(), "{told:#?}");
+    assert_eq!(reader.progress(&server, manga)["chapter"], json!(2));
+    block_on(async {
+        let mut phone = reader.on_frames(&server, 1).await;
+        let wanted = SetProgress { ack_database: true, ..progress(manga, 3, Some(1)) };
+        phone.set_progress(&wanted, 1).expect("the window is open");
+        let mut answered = Vec::new();
+        let code = loop {
+            match phone.next(&mut answered).await.expect("the connection lives") {
+                Event::Reject(reject) => break reject.code,
+                Event::Ack(_) => panic!("the database does not have it"),
+                _ => {}
+            }
+        };
+        assert_eq!(Code::from_u16(code), Some(Code::NotInDatabase));
+        let mut tablet = reader.on_lines(&server).await;
+        tablet.set_progress(&SetProgress { ack_database: true, ..progress(other, 3, None) });
+        let told = loop {
+            match tablet.next().await.expect("the connection lives") {
+                ServerLine::Error(told) => break told.code.into_owned(),
+                ServerLine::ProgressAck(_) => panic!("the database does not have it"),
+                _ => {}
+            }
+        };
+        assert_eq!(told, "NOT_IN_DATABASE");
+        assert_eq!(reader.progress(&server, manga)["chapter"], json!(3));
+        postgres.go_up();
+        wait_for(&server, "ready", "healthy");
+        // The same change again, and nothing but the answer is new.
+        phone.set_progress(&wanted, 2).expect("the window is open");
+        acknowledged(&mut phone).await;
+    });
+    assert_eq!(postgres.query("SELECT last_seq FROM devices"), ["1"]);
+    assert_eq!(postgres.query("SELECT chapter FROM user_progress ORDER BY chapter"), ["300", "300"]);
 }

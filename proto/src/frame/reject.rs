@@ -15,7 +15,7 @@ use crate::values::ConflictToken;
 
 const HAS_STORED: u16 = 1;
 
-/// "Not accepted; nothing was changed by it."
+/// "Not accepted; nothing was changed by it", but for `not_in_database`: that change was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reject<'a> {
     /// The header.seq of the frame that is refused.

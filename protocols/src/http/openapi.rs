@@ -59,8 +59,9 @@ fn operation(route: &Route) -> Value {
     {
         parameters.push(json!({
             "name": "Prefer", "in": "header", "required": false, "schema": {"type": "string"},
-            "description": "`ack=database`: answered only when the database has the change, not the journal alone, however long \
-                            that takes; the answer then carries `Preference-Applied: ack=database`",
+            "description": "`ack=database`: answered only when the database has the change, not the journal alone; the answer then \
+                            carries `Preference-Applied: ack=database`. When that takes too long the answer is 503 with the \
+                            code `not_in_database`: the change was made and is in the journal",
         }));
     }
     if route.takes != Takes::Nothing {

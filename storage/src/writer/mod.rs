@@ -194,7 +194,8 @@ impl Worker {
     fn take(&mut self, committed: &Committed) -> Ended {
         for record in committed.records() {
             self.pending.add(&record, self.delivery.cursors());
-            if self.pending.is_full(self.delivery.rows_max(), &self.config) && matches!(self.deliver(), Ended::GivenUp) {
+            if self.pending.is_full(self.delivery.rows_max(), &self.config) && matches!(self.deliver(), Ended::GivenUp)
+            {
                 return Ended::GivenUp;
             }
         }

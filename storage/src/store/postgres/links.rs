@@ -72,8 +72,10 @@ impl Links {
         work: impl AsyncFn(&Client) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
         let link = &self.accounts[self.turn() % ACCOUNT_LINKS];
-        link.alone(kind, redo, async |client| transaction(client, self.begin(), async |client| work(client).await).await)
-            .await
+        link.alone(kind, redo, async |client| {
+            transaction(client, self.begin(), async |client| work(client).await).await
+        })
+        .await
     }
 
     /// A read: everything it sends, it sends before it waits.
