@@ -1,14 +1,22 @@
-//! Reads what a server has, through its door: every series' state of one user, as any device would ask for it.
+//! Reads what a server has, through its door: every series' state of one user, as any device would ask for it; and waits for
+//! answers, those that come after a "not now" included.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use client::frames::Event;
 use client::shell::{Error, FrameClient};
 use proto::frame::{Hello, ProgressEntry, ResumeToken};
-use proto::{DeviceId, MangaId};
+use proto::{Code, DeviceId, MangaId};
 
 use crate::tokens::Seeded;
+
+/// How long to wait before somebody who was refused for the moment comes again.
+const COME_AGAIN: Duration = Duration::from_millis(20);
+/// How often somebody is refused before the run fails.
+const REFUSALS_MAX: u32 = 1_000;
 
 /// A Hello of the harness.
 pub fn hello<'a>(seeded: &'a Seeded, device: Option<DeviceId>, wants: u32) -> Hello<'a> {
@@ -33,6 +41,23 @@ pub async fn answered<T>(client: &mut FrameClient<T>) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// A visit, begun anew while the server says "not now"; `told` hears of each time.
+pub async fn patiently(
+    mut visit: impl AsyncFnMut() -> Result<(), Error>,
+    mut told: impl FnMut(Code),
+) -> Result<(), Error> {
+    for _ in 0..REFUSALS_MAX {
+        match visit().await {
+            Err(Error::Closed { code: Some(code @ (Code::Busy | Code::Unavailable | Code::Capacity)), .. }) => {
+                told(code);
+                tokio::time::sleep(COME_AGAIN).await;
+            }
+            other => return other,
+        }
+    }
+    Err(io::Error::other(format!("somebody was told to come again {REFUSALS_MAX} times")).into())
 }
 
 /// All of a user's states, by series.

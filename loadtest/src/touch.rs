@@ -24,10 +24,6 @@ use crate::{http, process, reader};
 
 /// Readings that a run keeps, about.
 const READINGS: usize = 40;
-/// How long to wait before somebody who was refused for the moment comes again.
-const COME_AGAIN: Duration = Duration::from_millis(20);
-/// How often somebody is refused before the run fails.
-const REFUSALS_MAX: u32 = 1_000;
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -194,20 +190,10 @@ async fn all_come(visitors: &Rc<Visitors>, users: &[Seeded], first: usize, at_a_
 impl Visitors {
     /// One visit, begun anew while the server says "not now".
     async fn come(self: Rc<Self>, seeded: Seeded, number: usize) -> Result<(), Error> {
-        for _ in 0..REFUSALS_MAX {
-            match self.visit(&seeded, number).await {
-                Err(Error::Closed { code: Some(code), .. }) if is_passing(code) => {
-                    *self.refusals.borrow_mut().entry(code.as_str().to_owned()).or_default() += 1;
-                    tokio::time::sleep(COME_AGAIN).await;
-                }
-                Err(error) => return Err(error),
-                Ok(()) => {
-                    self.touched.set(self.touched.get() + 1);
-                    return Ok(());
-                }
-            }
-        }
-        Err(io::Error::other(format!("user {number} was told to come again {REFUSALS_MAX} times")).into())
+        let told = |code: Code| *self.refusals.borrow_mut().entry(code.as_str().to_owned()).or_default() += 1;
+        reader::patiently(async || self.visit(&seeded, number).await, told).await?;
+        self.touched.set(self.touched.get() + 1);
+        Ok(())
     }
 
     async fn visit(&self, seeded: &Seeded, number: usize) -> Result<(), Error> {
@@ -228,10 +214,6 @@ impl Visitors {
         client.set_progress(&update, ()).map_err(full)?;
         reader::answered(&mut client).await
     }
-}
-
-fn is_passing(code: Code) -> bool {
-    matches!(code, Code::Busy | Code::Unavailable | Code::Capacity)
 }
 
 /// Reads every half second until as many as `until` have come.
