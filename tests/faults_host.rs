@@ -10,7 +10,7 @@ use std::time::Duration;
 use loadtest::campaign::{self, Campaign};
 use serde_json::{Value, json};
 
-use crate::support::{Launch, Reader, Server, eventually, mangahub_through, on_disk};
+use crate::support::{Launch, Reader, Request, Server, eventually, mangahub_through, on_disk};
 
 /// Where Debian's `faketime` package, and others, put the library that a faked clock needs.
 const FAKETIME: [&str; 4] = [
@@ -122,6 +122,20 @@ fn versions_never_go_back_when_the_clock_steps_between_runs() {
         assert_eq!(reader.progress(&server, manga)["chapter"], json!(chapter), "after a step to {offset_s} s");
     }
     versions_go_on(&server, &reader, manga, 90, &mut last);
+}
+
+#[test]
+fn a_log_that_cannot_be_written_costs_nobody_anything() {
+    let full = ["sh", "-c", "exec \"$@\" >/dev/full 2>&1", "sh"];
+    let server = Launch::new().through(&full).variable("RUST_LOG", "debug").start();
+    let reader = Reader::register(&server, "unlogged");
+    let manga = reader.series(&server, "berserk");
+    reader.put_progress(&server, manga, &json!({"chapter": 4})).expect(200);
+    assert_eq!(reader.progress(&server, manga)["chapter"], json!(4));
+    let metrics = Request::new(server.ports.metrics, "GET", "/metrics").send().expect(200).text;
+    assert!(metrics.contains("\nmangahub_task_panics_total 0\n"), "{metrics}");
+    let (status, _) = server.stop();
+    assert!(status.success(), "{status}");
 }
 
 /// A launcher in front of the binary, as a program of its own for harnesses that start one.

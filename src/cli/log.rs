@@ -1,4 +1,5 @@
-//! The log: to stderr, filtered by RUST_LOG or MANGAHUB_LOG when set, else by the configuration; text or JSON lines.
+//! The log: to stderr, filtered by RUST_LOG or MANGAHUB_LOG when set, else by the configuration; text or JSON lines. Nothing ever
+//! fails because of it.
 
 use std::io::IsTerminal;
 
@@ -24,7 +25,8 @@ pub(super) fn start(config: &Config, global: &Global) -> Result<(), Failure> {
         Failure::new(Exit::Config, format!("{source} is {filter:?}, which is no log filter: {error}"))
     })?;
     let stderr = std::io::stderr;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    // A line that cannot be written (a full disk, a pipe that nobody reads) is lost; to say so on the same stderr would panic.
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).log_internal_errors(false);
     if config.log_json {
         lines.json().init();
     } else {
