@@ -16,7 +16,9 @@ use hub::record::{LibraryRecord, Record};
 use proto::{GrantId, MangaId, NodeId, ReadingStatus, UserId, Version};
 use proxy::Proxy;
 use redis::{RedisCluster, RedisServer};
-use storage::journal::{self, CommitFeed, Cursors, Journal, JournalConfig, LaneCursors, Lsn, ShardJournal, StoreId};
+use storage::journal::{
+    self, CommitFeed, Cursors, Journal, JournalConfig, Journalled, LaneCursors, Lsn, ShardJournal, StoreId,
+};
 use storage::lane::Lane;
 use storage::store::Revocation;
 use storage::wire::{
@@ -90,7 +92,7 @@ impl Node {
         self.commit_records(&records);
     }
 
-    fn commit_records(&mut self, records: &[Record]) {
+    fn commit_records<R: Journalled>(&mut self, records: &[R]) {
         let mut ticket = Default::default();
         for record in records {
             ticket = self.shard.append(record);
@@ -359,6 +361,44 @@ fn a_clock_far_ahead_is_counted_and_its_changes_come_all_the_same() {
     }
     until("all arrive", || two.series() == [1, 2, 3]);
     assert_eq!(two.reading().counts.ahead, 1);
+}
+
+/// A change as a later version might write it.
+struct Later(Record);
+
+impl Journalled for Later {
+    fn lane(&self) -> Lane {
+        self.0.lane()
+    }
+
+    fn kind(&self) -> u8 {
+        self.0.kind()
+    }
+
+    fn layout_version(&self) -> u8 {
+        u8::MAX
+    }
+
+    fn version(&self) -> Version {
+        self.0.version()
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+}
+
+#[test]
+fn changes_that_a_later_version_writes_are_loaded_once_the_store_has_them() {
+    let redis = RedisServer::start();
+    let [mut one, two] = pair(redis.url(), redis.url());
+    let reloads = two.reloads();
+    one.commit_records(&[Later(record(1))]);
+    until("it is noticed", || two.reading().counts.unreadable == 1);
+    one.store();
+    until("it is made good", || two.reloads() > reloads);
+    one.commit([2]);
+    until("and goes on", || two.series() == [2]);
 }
 
 #[test]

@@ -229,13 +229,14 @@ impl Reader {
             Kind::Word | Kind::Goodbye => {}
             Kind::Records => match parse_records(body) {
                 Some((records, unreadable)) => {
-                    counts.unreadable.fetch_add(unreadable, Relaxed);
+                    self.miss(&header, unreadable);
                     counts.received_records.fetch_add(records.len() as u64, Relaxed);
                     self.look_at_clock(header.node, &records);
                     self.hand_on(Event::Records { origin, records }).await;
                 }
-                None => count(&counts.unreadable),
+                None => self.miss(&header, 1),
             },
+            // The store is asked for these every few seconds.
             Kind::Revoked => match parse_revoked(body) {
                 Some(revoked) => self.hand_on(Event::Revoked(revoked)).await,
                 None => count(&counts.unreadable),
@@ -244,6 +245,17 @@ impl Reader {
         if let Some(seq) = heard.stored {
             self.hand_on(Event::Stored(Origin { seq, ..origin })).await;
         }
+    }
+
+    /// So many changes of an entry cannot be read; a newer version has written them, most likely.
+    fn miss(&mut self, header: &Header, unreadable: u64) {
+        if unreadable == 0 {
+            return;
+        }
+        let counts = &self.handle.stats.counts;
+        counts.unreadable.fetch_add(unreadable, Relaxed);
+        count(&counts.gaps);
+        self.roll.miss(header, Instant::now());
     }
 
     /// A clock far ahead is not followed; somebody should set it.

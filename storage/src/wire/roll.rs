@@ -114,6 +114,15 @@ impl Roll {
         Heard { gap, stored: stored.filter(|_| stored > stored_before) }
     }
 
+    /// An entry that was heard has something in it that cannot be read: as good as missing.
+    pub(super) fn miss(&mut self, header: &Header, now: Instant) {
+        let stored = self.nodes.get(&header.node).and_then(|known| known.stored);
+        if stored.is_none_or(|stored| stored < header.seq) {
+            self.owed.insert(header.node, Owed::Until(header.seq));
+        }
+        self.open_gap(now);
+    }
+
     /// What came before the next entry may be missing, of any node.
     pub(super) fn lose_position(&mut self, now: Instant) {
         for (node, known) in &self.nodes {
@@ -214,6 +223,20 @@ mod tests {
         assert_eq!(roll.hear(&word(5, 3), later), Heard { gap: false, stored: Some(3) });
         assert!(roll.is_due(later));
         assert!(!roll.is_due(later + PUT_OFF_MAX), "done");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_made_good_once_the_store_has_it() {
+        let (mut roll, now) = (Roll::default(), start());
+        roll.hear(&records(1, 0), now);
+        roll.miss(&records(1, 0), now);
+        let later = now + SETTLES_IN;
+        assert!(!roll.is_due(later));
+        roll.hear(&word(1, 1), later);
+        assert!(roll.is_due(later));
+        // Read once more after a new connection: the store has it by now.
+        roll.miss(&records(1, 0), later);
+        assert!(!roll.is_due(later) && roll.is_due(later + SETTLES_IN));
     }
 
     #[test]
