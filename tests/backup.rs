@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use proto::MangaId;
 use serde_json::json;
 
-use crate::support::postgres::{Pooler, PostgresServer};
+use crate::support::postgres::{POOL, Pooler, PostgresServer};
 use crate::support::{Finished, Launch, PASSWORD, Reader, Server, eventually, mangahub, on_disk};
 
 const READERS: usize = 3;
@@ -183,6 +183,29 @@ fn a_database_is_restored_into_another_and_into_a_folder() {
     load.is_all_there(&restored(&file, Some(&into.url())), &ledger);
     // Everybody was refreshed once, there; here their tokens are what they were.
     load.is_all_there(&restored(&file, None), &ledger);
+}
+
+#[test]
+fn what_others_left_on_a_poolers_connections_is_in_no_backups_way() {
+    let postgres = PostgresServer::start();
+    let pooler = Pooler::start(&postgres);
+    let server = launch(Some(&pooler.url())).start();
+    Reader::register(&server, "someone");
+    // A statement with the name that the driver's first one has, on every connection of the pool: all are in use at a time.
+    let leave = "BEGIN; PREPARE s0 AS SELECT 1; SELECT pg_sleep(0.5); COMMIT";
+    let together = |work: &(dyn Fn(usize) + Sync)| {
+        std::thread::scope(|scope| (0..POOL).for_each(|at| drop(scope.spawn(move || work(at)))));
+    };
+    together(&|_| postgres.query_at(&pooler.url(), leave));
+    let folder = on_disk();
+    let file = |at: usize| folder.path().join(at.to_string()).to_str().unwrap().to_owned();
+    let data_dir = server.launch().data_dir();
+    // A command that was not told of the database looks into no other store, and makes none.
+    let refused = server.cli(&["backup", "create", &file(0)]);
+    assert!(refused.code() == 3 && refused.stderr.contains("DATABASE_URL"), "{refused:#?}");
+    assert!(!data_dir.join("mangahub.db").exists());
+    together(&|at| drop(cli(&data_dir, Some(&pooler.url()), &["backup", "create", &file(at)]).done()));
+    (0..POOL).for_each(|at| drop(server.cli(&["backup", "check", &file(at)]).done()));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::support::postgres::PostgresServer;
 use crate::support::redis::RedisServer;
-use crate::support::{Launch, PATIENCE, Reader, Request, Server, block_on, eventually};
+use crate::support::{Finished, Launch, PATIENCE, Reader, Request, Server, block_on, eventually, mangahub};
 
 #[path = "../storage/tests/support/proxy.rs"]
 mod proxy;
@@ -128,6 +128,12 @@ fn a_person_is_one_person_on_every_node() {
     });
     let after = |node: &Server| node.request("GET", "/api/me/sessions").bearer(&reader.token).send().status;
     assert_eq!([&one, &two].map(after), [401, 401]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("backup");
+    let mut create = mangahub();
+    create.arg("--data-dir").arg(one.launch().data_dir()).env("DATABASE_URL", shared.postgres.url());
+    let told = Finished::run(create.args(["--output", "json", "backup", "create"]).arg(&file)).done().json();
+    assert_eq!(told["other_nodes"], json!(1), "a backup says whose last seconds it may lack: {told}");
     // Cut off from Redis, a node asks the database.
     let again = Reader::sign_in(&one, "reader");
     block_on(async {

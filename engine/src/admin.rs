@@ -148,7 +148,8 @@ impl Admin {
     pub fn backlog(&self) -> Backlog {
         let reading = self.operations.writer().read();
         let end = self.operations.journal_stats().map_or(reading.reached.0, |stats| stats.end.0);
-        Backlog { durable_lsn: end, stored_lsn: reading.reached.0, parked: reading.parked }
+        let other_nodes = self.shared.wire.as_ref().map_or(0, |wire| wire.read().counts.others);
+        Backlog { durable_lsn: end, stored_lsn: reading.reached.0, parked: reading.parked, other_nodes }
     }
 
     /// Series for a load run: the ongoing ones of the catalogue, which have no end to run into, and made-up ones where those are too few.
@@ -239,4 +240,6 @@ pub struct Backlog {
     pub stored_lsn: u64,
     /// Records that the store refused and that wait for a person.
     pub parked: u64,
+    /// Other nodes on the same store that are heard; each has a journal of its own.
+    pub other_nodes: u64,
 }

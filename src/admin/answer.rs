@@ -66,6 +66,7 @@ pub(crate) async fn answer(admin: &Admin, facts: &Facts, request: Request) -> Re
                 "durable_lsn": backlog.durable_lsn,
                 "stored_lsn": backlog.stored_lsn,
                 "parked": backlog.parked,
+                "other_nodes": backlog.other_nodes,
                 "store_id": admin.store().store_id().to_string(),
             }))
         }

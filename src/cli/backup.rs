@@ -21,6 +21,9 @@ const LOOK: Duration = Duration::from_millis(50);
 const STORE_NAME: &str = "mangahub.db";
 const SECRET_NAME: &str = "secret";
 
+const OTHER_STORE: &str = "The server that runs on this data folder was started with another store than this command was; give \
+                           both the same configuration (DATABASE_URL, store.url)";
+
 /// Runs one of them.
 pub(super) fn run(config: &Config, command: BackupCommand, output: Output) -> Result<Exit, Failure> {
     match command {
@@ -40,12 +43,23 @@ fn create(config: &Config, file: &Path, timeout: Duration, output: Output) -> Re
     }
     let mut operator = Operator::revisit(config)?;
     let bar = bar(None, output);
-    let manifest = save(&mut operator, config, file, timeout, &bar);
+    let saved = save(&mut operator, config, file, timeout, &bar);
     bar.finish_and_clear();
     operator.finish()?;
-    let manifest = manifest?;
+    let (manifest, other_nodes) = saved?;
     let bytes = std::fs::metadata(file).map_or(0, |found| found.len());
-    print(output, &summary(file, bytes, &manifest), || text(file, bytes, &manifest));
+    let mut answer = summary(file, bytes, &manifest);
+    answer["other_nodes"] = json!(other_nodes);
+    print(output, &answer, || {
+        let mut text = text(file, bytes, &manifest);
+        if other_nodes > 0 {
+            text.push_str(&format!(
+                "other nodes on this database: {other_nodes}. What they had acknowledged and the database did not have yet is not in \
+                 this backup; to have that too, run `mangahub db drain` on each of them and make another\n"
+            ));
+        }
+        text
+    });
     Ok(Exit::Done)
 }
 
@@ -55,8 +69,8 @@ fn save(
     file: &Path,
     timeout: Duration,
     bar: &ProgressBar,
-) -> Result<Manifest, Failure> {
-    let store_id = bring_up_to_date(operator, timeout, bar)?;
+) -> Result<(Manifest, u64), Failure> {
+    let (store_id, other_nodes) = bring_up_to_date(operator, timeout, bar)?;
     let secret = match &config.auth.jwt_secret {
         Some(_) => None,
         None => {
@@ -73,7 +87,14 @@ fn save(
     };
     let store = match &config.database {
         Some(database) => Place::Postgres(database.clone()),
-        None => Place::Embedded(config.data_dir.join(STORE_NAME)),
+        None => {
+            let path = config.data_dir.join(STORE_NAME);
+            if !path.exists() {
+                let text = format!("{} has no embedded store. {OTHER_STORE}", config.data_dir.display());
+                return Err(Failure::new(Exit::Config, text));
+            }
+            Place::Embedded(path)
+        }
     };
     let wanted =
         Create { store, store_id: &store_id, secret, server: env!("CARGO_PKG_VERSION"), now_unix_ms: now_unix_ms() };
@@ -83,16 +104,15 @@ fn save(
     });
     Ok(match made {
         Err(error @ BackupError::OtherStore { .. }) => {
-            let hint = "The server that runs on this data folder was started with another store than this command was; give \
-                        both the same configuration (DATABASE_URL, store.url)";
-            return Err(Failure::new(Exit::Config, format!("{error}. {hint}")));
+            return Err(Failure::new(Exit::Config, format!("{error}. {OTHER_STORE}")));
         }
-        other => other?,
+        other => (other?, other_nodes),
     })
 }
 
-/// Waits until the store has everything that was acknowledged when this was called; answers which store that is.
-fn bring_up_to_date(operator: &mut Operator, timeout: Duration, bar: &ProgressBar) -> Result<String, Failure> {
+/// Waits until the store has everything that was acknowledged here when this was called; answers which store that is, and how many
+/// other nodes share it.
+fn bring_up_to_date(operator: &mut Operator, timeout: Duration, bar: &ProgressBar) -> Result<(String, u64), Failure> {
     let begun = Instant::now();
     let number = |answer: &Value, name: &str| answer[name].as_u64().unwrap_or(0);
     let mut answer = operator.ask(Request::Backlog)?;
@@ -111,7 +131,7 @@ fn bring_up_to_date(operator: &mut Operator, timeout: Duration, bar: &ProgressBa
         std::thread::sleep(LOOK);
         answer = operator.ask(Request::Backlog)?;
     }
-    Ok(answer["store_id"].as_str().unwrap_or_default().to_owned())
+    Ok((answer["store_id"].as_str().unwrap_or_default().to_owned(), number(&answer, "other_nodes")))
 }
 
 fn restore(config: &Config, file: &Path, replace: bool, end_sessions: bool, output: Output) -> Result<Exit, Failure> {

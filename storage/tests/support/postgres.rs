@@ -10,6 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const USER: &str = "mangahub";
+/// A pooler's connections to its server.
+pub(crate) const POOL: usize = 3;
 /// A change of how the template is made needs a new name: the old one may still be there.
 const TEMPLATE: &str = "postgres-template-1";
 
@@ -139,6 +141,11 @@ impl PostgresServer {
             .expect("psql runs")
     }
 
+    /// Has statements run at another address of it, a pooler's.
+    pub(crate) fn query_at(&self, url: &str, sql: &str) {
+        command(program("psql").to_str().unwrap(), &["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql]);
+    }
+
     /// Everything in it as text, rows in order: two equal dumps hold the same.
     pub(crate) fn dump(&self) -> String {
         let tables = self.query("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename");
@@ -185,7 +192,7 @@ impl Pooler {
         let port = free_port();
         let settings = format!(
             "[databases]\npostgres = host={} port={} dbname=postgres user={USER}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 3\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = {POOL}\n\
              server_login_retry = 1\nlogfile = {}\n",
             server.folder().display(),
             server.port(),

@@ -24,10 +24,11 @@ use crate::store::StoreError;
 /// How long connecting may take.
 const CONNECT_MAX: Duration = Duration::from_secs(30);
 
-/// How values are written must not depend on the server's configuration, and a backup takes as long as it takes.
-const SETTINGS: &str =
-    "SET LOCAL bytea_output = 'hex'; SET LOCAL extra_float_digits = 1; SET LOCAL statement_timeout = 0;
-                        SET LOCAL idle_in_transaction_session_timeout = 0";
+/// How values are written must not depend on the server's configuration, and a backup takes as long as it takes. The driver gives
+/// each COPY a prepared statement with a name that other programs give theirs too, and a pooler's connection may still have those.
+const SETTINGS: &str = "
+    SET LOCAL bytea_output = 'hex'; SET LOCAL extra_float_digits = 1; SET LOCAL statement_timeout = 0;
+    SET LOCAL idle_in_transaction_session_timeout = 0; DEALLOCATE ALL";
 
 impl PostgresConfig {
     /// Host, port and database, for a person.
