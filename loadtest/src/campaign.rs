@@ -14,14 +14,14 @@ use proto::{Code, DeviceId, MangaId, MergeKey, UserId};
 use tokio::task::JoinHandle;
 
 use crate::connection::{Connection, Pending};
-use crate::drive::{self, Mode, Plan, Request, Shared};
+use crate::drive::{self, Plan, Shared};
 use crate::http;
 use crate::ledger::{Entry, Expectations, Source};
 use crate::reader;
 use crate::server::{Doors, Launch, Server};
 use crate::tokens::Tokens;
 use crate::verify::{self, Verdict};
-use crate::workload::{Distribution, Random};
+use crate::workload::Random;
 
 /// The metric that says how many records the last start found in the journal and not in the store.
 const RECOVERED: &str = "mangahub_recovered_records";
@@ -219,25 +219,9 @@ struct State {
 
 impl State {
     fn new(campaign: &Campaign) -> Self {
-        let plan = Plan {
-            users: campaign.users,
-            devices: 2,
-            writers: 2,
-            series: campaign.series,
-            connections_max: 0,
-            watched_per_mille: 0,
-            changes_per_s: 0.0,
-            request: Request::Update,
-            deliveries: false,
-            stages: false,
-            mode: Mode::Closed { window: campaign.window },
-            distribution: Distribution::Uniform,
-            seed: campaign.seed,
-            ramp: Duration::ZERO,
-            warm_up: Duration::ZERO,
-            measure: Duration::ZERO,
-        };
-        let random = Random::new(campaign.seed);
+        let Campaign { users, series, window, seed, .. } = *campaign;
+        let plan = Plan { devices: 2, writers: 2, ..Plan::updates(users, series, window, seed) };
+        let random = Random::new(seed);
         let (expectations, unanswered, outcome) = (Expectations::default(), HashMap::new(), Outcome::default());
         Self { plan, random, expectations, unanswered, outcome }
     }

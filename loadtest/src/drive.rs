@@ -101,6 +101,30 @@ pub struct Plan {
     pub measure: Duration,
 }
 
+impl Plan {
+    /// Updates without a pause from one device of each user, nothing measured: for a ledger.
+    pub fn updates(users: usize, series: usize, window: usize, seed: u64) -> Self {
+        Self {
+            users,
+            devices: 1,
+            writers: 1,
+            series,
+            connections_max: 0,
+            watched_per_mille: 0,
+            changes_per_s: 0.0,
+            mode: Mode::Closed { window },
+            request: Request::Update,
+            deliveries: false,
+            stages: false,
+            distribution: Distribution::Uniform,
+            seed,
+            ramp: Duration::ZERO,
+            warm_up: Duration::ZERO,
+            measure: Duration::ZERO,
+        }
+    }
+}
+
 /// What all connections of a run share.
 pub struct Shared {
     /// When the run began; moments are microseconds since.

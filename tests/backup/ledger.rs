@@ -2,38 +2,16 @@
 
 use std::time::Duration;
 
-use loadtest::drive::{self, Mode, Plan, Request, Shared};
+use loadtest::drive::{self, Plan, Shared};
 use loadtest::ledger::Expectations;
 use loadtest::server::Launch;
 use loadtest::verify;
-use loadtest::workload::Distribution;
 
 use super::cli;
 use crate::support::on_disk;
 
 const USERS: usize = 8;
 const SERIES: usize = 6;
-
-fn plan() -> Plan {
-    Plan {
-        users: USERS,
-        devices: 1,
-        writers: 1,
-        series: SERIES,
-        connections_max: 0,
-        watched_per_mille: 0,
-        changes_per_s: 0.0,
-        request: Request::Update,
-        deliveries: false,
-        stages: false,
-        mode: Mode::Closed { window: 64 },
-        distribution: Distribution::Uniform,
-        seed: 0x00ba_c4b5,
-        ramp: Duration::ZERO,
-        warm_up: Duration::ZERO,
-        measure: Duration::ZERO,
-    }
-}
 
 /// The ledger as it is now.
 fn ledger(shared: &Shared) -> Expectations {
@@ -49,7 +27,7 @@ async fn backed_up_and_restored() {
     let file = folder.path().join("backup");
     let server = old.start().unwrap();
     let tokens = old.seed(USERS, SERIES).unwrap();
-    let shared = Shared::new(plan(), None, true);
+    let shared = Shared::new(Plan::updates(USERS, SERIES, 64, 0x00ba_c4b5), None, true);
     let connections = drive::connect(server.doors.tcp_sync, &tokens, &shared).await.unwrap();
     shared.sending.set(true);
     let tasks: Vec<_> = connections.into_iter().map(|connection| tokio::task::spawn_local(connection.run())).collect();
