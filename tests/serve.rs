@@ -112,6 +112,9 @@ fn a_configuration_that_is_wrong_is_refused_with_its_place() {
     let refused = Launch::new().variable("DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/db").refused();
     assert_eq!(refused.code(), 5, "{refused:#?}");
     assert!(refused.stderr.contains("127.0.0.1:1/db") && !refused.stderr.contains("hunter2"), "{}", refused.stderr);
+    let refused = Launch::new().variable("REDIS_URL", "redis+tls://:hunter2@127.0.0.1").refused();
+    assert_eq!(refused.code(), 3, "{refused:#?}");
+    assert!(refused.stderr.contains("redis, rediss") && !refused.stderr.contains("hunter2"), "{}", refused.stderr);
     let refused = Launch::new().variable("JWT_SECRET", "short").refused();
     assert!(refused.stderr.contains("at least 32 bytes"), "{}", refused.stderr);
 }
@@ -130,6 +133,8 @@ fn config_show_says_where_a_value_came_from_and_hides_secrets() {
     assert_eq!(shown["auth.jwt_secret"]["source"], "environment JWT_SECRET");
     assert_eq!(shown["shards"], json!({"value": 2, "source": "environment MANGAHUB_SHARDS"}));
     assert_eq!(shown["ports.http"]["source"], "default");
+    let shown = Finished::run(mangahub().env("MANGAHUB_PORTS_HTPP", "1").args(["config", "show"])).done();
+    assert!(shown.stderr.contains("MANGAHUB_PORTS_HTPP names no configuration key"), "{}", shown.stderr);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `config show`, `config path` and `init`: what is in force, where it came from, and a commented file to begin with.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use serde_json::json;
@@ -13,6 +13,12 @@ use crate::config::{Config, DEFAULT_FILE, Resolved, as_json, as_table};
 /// Shows every key. A configuration that could not start is shown too, and then says why.
 pub(super) fn show(resolved: &Resolved, output: Output) -> Result<Exit, Failure> {
     print(output, &as_json(resolved), || as_table(resolved));
+    if output != Output::Quiet {
+        for warning in &resolved.warnings {
+            // Nothing can be done about a closed stderr.
+            let _ = writeln!(std::io::stderr(), "mangahub: {warning}");
+        }
+    }
     Config::from_resolved(resolved)?;
     Ok(Exit::Done)
 }
@@ -32,7 +38,11 @@ pub(super) fn init(path: &Path, output: Output) -> Result<Exit, Failure> {
         .write(true)
         .create_new(true)
         .open(path)
-        .map_err(|error| Failure::new(Exit::Input, format!("cannot write {}: {error}", path.display())))?;
+        .map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => format!("{} is there already, and stays as it is", path.display()),
+            _ => format!("cannot write {}: {error}", path.display()),
+        })
+        .map_err(|text| Failure::new(Exit::Input, text))?;
     file.write_all(DEFAULT_FILE.as_bytes())
         .map_err(|error| Failure::new(Exit::Failed, format!("cannot write {}: {error}", path.display())))?;
     print(output, &json!({"path": path}), || format!("wrote {}; every key in it is at its default\n", path.display()));

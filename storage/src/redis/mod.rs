@@ -79,9 +79,17 @@ impl Failure {
     }
 }
 
+/// What an address may begin with. The client takes whatever it does not know for the first: a TLS that is misspelled would send the
+/// password in clear.
+const SCHEMES: [&str; 7] =
+    ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster", "redis+unix"];
+
 /// Reads the configuration; connects to nothing.
 pub(crate) fn configure(url: &str, tls_ca: Option<&Path>) -> Result<Config, RedisError> {
     let wrong = |error: fred::error::Error| RedisError::Url(error.details().to_owned());
+    if !url.split_once("://").is_some_and(|(scheme, _)| SCHEMES.contains(&scheme)) {
+        return Err(RedisError::Url(format!("it must begin with one of {}, and ://", SCHEMES.join(", "))));
+    }
     let mut redis = Config::from_url(url).map_err(wrong)?;
     redis.fail_fast = false;
     if redis.tls.is_some()
