@@ -23,8 +23,6 @@ const SEED_USERS_MAX: u32 = 1_000_000;
 const SEED_SERIES_MAX: u32 = 100_000;
 /// Rows per transaction while seeding.
 const SEED_BATCH: usize = 1_000;
-/// Parked records that are looked through for one of them.
-const PARKED_ROWS_MAX: usize = 10_000;
 
 /// The way in. Cheap to clone, `Send`.
 #[derive(Clone)]
@@ -123,8 +121,8 @@ impl Admin {
     /// Applies a parked record again and takes it out when that works; false when there is no such record. The user's memory
     /// holds its effect already.
     pub async fn retry_parked(&self, id: i64) -> Result<bool, Fault> {
-        let parked = self.shared.store.parked(PARKED_ROWS_MAX).await.map_err(store_fault)?;
-        let Some(parked) = parked.into_iter().find(|parked| parked.id == id) else { return Ok(false) };
+        let parked = self.shared.store.parked(id.saturating_sub(1), 1).await.map_err(store_fault)?;
+        let Some(parked) = parked.first().filter(|parked| parked.id == id) else { return Ok(false) };
         let record = storage::record::decode_parts(parked.kind, parked.version, &parked.payload)
             .map_err(|error| Fault::new(Code::Unprocessable, format!("The record cannot be read: {error}.")))?;
         let mut rows = Rows::default();

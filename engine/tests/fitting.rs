@@ -239,7 +239,7 @@ fn a_store_writer_with_a_defect_begins_again_and_skips_nothing() {
         backlog.stored_lsn >= backlog.durable_lsn && defective.0.load(Ordering::SeqCst) == 0
     });
     let store = admin.store();
-    let parked = futures_executor::block_on(store.parked(10)).unwrap();
+    let parked = futures_executor::block_on(store.parked(0, 10)).unwrap();
     assert!(parked.is_empty(), "{parked:?}");
     server.stop();
     // From the store alone.

@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use storage::store::{NewRefreshToken, NewSession, NewUser, Role, SharedStore};
 
-const EXPIRED: u64 = 5_000;
+const EXPIRED: u64 = 2_500;
 
 /// A user with so many sessions whose tokens have expired.
 fn add_expired_sessions(store: &SharedStore) -> UserId {
@@ -274,7 +274,7 @@ fn retry_all(server: &Server) -> usize {
     let admin = server.running().admin();
     server.on(0, move |_| async move {
         let mut done = 0;
-        for parked in admin.store().parked(10_000).await.expect("the store answers") {
+        for parked in admin.store().parked(0, 10_000).await.expect("the store answers") {
             done += usize::from(admin.retry_parked(parked.id).await.expect("the store answers"));
         }
         done

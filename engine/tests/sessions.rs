@@ -281,6 +281,28 @@ fn ending_one_session_closes_its_connections_and_no_others() {
     });
 }
 
+#[test]
+fn a_session_ends_when_its_token_does_whatever_is_configured_since() {
+    let folder = tempfile::tempdir().unwrap();
+    let expiry = |server: &Server, token: String| {
+        server.on(0, move |engine| async move {
+            let me = grant(&engine, &token).await;
+            engine.sessions(&me).await.unwrap()[0].expires_at_ms
+        })
+    };
+    let server = Server::start(config(folder.path(), 1), Seams::default());
+    let access = server.on(0, |engine| async move {
+        engine.register(register("ann"), &peer()).await.unwrap();
+        engine.login(login("ann", "correct horse"), &peer()).await.unwrap().access_token
+    });
+    let before = expiry(&server, access.clone());
+    server.stop();
+    let mut longer = config(folder.path(), 1);
+    longer.tokens.refresh_ttl *= 2;
+    let server = Server::start(longer, Seams::default());
+    assert_eq!(expiry(&server, access), before);
+}
+
 /// Loads wait until they are let through.
 #[derive(Default)]
 struct HeldLoads(Mutex<Vec<oneshot::Sender<()>>>);

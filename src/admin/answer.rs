@@ -14,6 +14,9 @@ use crate::catalogue::{self, Summary};
 /// Users that one request may make: their tokens have to fit the answer.
 const SEED_USERS_MAX: u32 = 50_000;
 
+/// Parked records of one answer.
+const PARKED_MAX: usize = 10_000;
+
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         let mut detail = fault.detail.to_string();
@@ -51,8 +54,8 @@ pub(crate) async fn answer(admin: &Admin, facts: &Facts, request: Request) -> Re
         Request::Seed { users, series, token_ttl_s } => seed(admin, users, series, token_ttl_s).await,
         Request::Import { rows } => import(admin, &rows).await,
         Request::Check => check(admin).await,
-        Request::Parked { rows_max } => {
-            let parked = admin.store().parked(rows_max.min(10_000)).await?;
+        Request::Parked { after, rows_max } => {
+            let parked = admin.store().parked(after, rows_max.min(PARKED_MAX)).await?;
             Ok(parked.iter().map(shown).collect())
         }
         Request::Retry { id, discard: true } => Ok(json!({"id": id, "discarded": admin.store().unpark(id).await?})),

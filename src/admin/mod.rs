@@ -33,8 +33,8 @@ pub(crate) enum Request {
     Import { rows: Vec<RawRow> },
     /// Looks the whole store over.
     Check,
-    /// Lists the parked records.
-    Parked { rows_max: usize },
+    /// Lists the parked records with ids above `after`.
+    Parked { after: i64, rows_max: usize },
     /// Tries a parked record again, or drops it.
     Retry { id: i64, discard: bool },
     /// How far the store has followed the journal.

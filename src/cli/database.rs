@@ -47,7 +47,7 @@ fn check(config: &Config, output: Output) -> Result<Exit, Failure> {
     let mut answer = operator.ask(Request::Check)?;
     let parked = number(&answer, "parked");
     if parked > 0 {
-        answer["parked_records"] = operator.ask(Request::Parked { rows_max: PARKED_MAX })?;
+        answer["parked_records"] = operator.ask(Request::Parked { after: 0, rows_max: PARKED_MAX })?;
     }
     operator.finish()?;
     let problems: Vec<&str> =
@@ -65,6 +65,10 @@ fn check(config: &Config, output: Output) -> Result<Exit, Failure> {
             for record in answer["parked_records"].as_array().into_iter().flatten() {
                 let (id, user) = (&record["id"], record["user_id"].as_str().unwrap_or("nobody known"));
                 let _ = writeln!(text, "    {id}, of {user}: {}", record["error"].as_str().unwrap_or_default());
+            }
+            let more = parked.saturating_sub(PARKED_MAX as u64);
+            if more > 0 {
+                let _ = writeln!(text, "    and {more} more");
             }
         }
         text
@@ -114,21 +118,24 @@ fn adopt(config: &Config, yes: bool, output: Output) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// The ids of the next parked records.
+fn parked_after(operator: &mut Operator, after: i64) -> Result<Vec<i64>, Failure> {
+    let parked = operator.ask(Request::Parked { after, rows_max: PARKED_MAX })?;
+    Ok(parked.as_array().into_iter().flatten().filter_map(|record| record["id"].as_i64()).collect())
+}
+
 fn retry(config: &Config, id: Option<i64>, discard: bool, output: Output) -> Result<Exit, Failure> {
     let mut operator = Operator::revisit(config)?;
-    let ids: Vec<i64> = match id {
-        Some(id) => vec![id],
-        None => {
-            let parked = operator.ask(Request::Parked { rows_max: PARKED_MAX })?;
-            parked.as_array().into_iter().flatten().filter_map(|record| record["id"].as_i64()).collect()
-        }
-    };
     let mut outcomes = Vec::new();
-    for id in ids {
-        outcomes.push(match operator.ask(Request::Retry { id, discard }) {
-            Ok(answer) => answer,
-            Err(error) => json!({"id": id, "applied": false, "error": error.to_string()}),
-        });
+    let mut ids = id.map_or_else(|| parked_after(&mut operator, 0), |id| Ok(vec![id]))?;
+    while let Some(last) = ids.last().copied() {
+        for id in ids {
+            outcomes.push(match operator.ask(Request::Retry { id, discard }) {
+                Ok(answer) => answer,
+                Err(error) => json!({"id": id, "applied": false, "error": error.to_string()}),
+            });
+        }
+        ids = if id.is_some() { Vec::new() } else { parked_after(&mut operator, last)? };
     }
     operator.finish()?;
     let done = |outcome: &Value| outcome["applied"] == true || outcome["discarded"] == true;

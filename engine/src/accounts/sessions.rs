@@ -85,7 +85,7 @@ impl Accounts {
             id: session.sid,
             created_at_ms: session.created_at_unix_ms,
             last_used_at_ms: session.last_seen_at_unix_ms,
-            expires_at_ms: self.keep_until(session.last_seen_at_unix_ms),
+            expires_at_ms: session.expires_at_unix_ms,
             address: session.ip,
             user_agent: session.user_agent,
             current: session.sid == grant.id,

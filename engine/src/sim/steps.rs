@@ -33,7 +33,7 @@ pub(crate) fn run(seed: u64, steps: u64, sabotage: Option<Sabotage>) -> Result<R
     }
     world.rest().map_err(|what| format!("the last rest: {what}"))?;
     world.count_server();
-    let parked = futures_executor::block_on(world.shared_store.parked(1_000)).map_err(|error| error.to_string())?;
+    let parked = futures_executor::block_on(world.shared_store.parked(0, 1_000)).map_err(|error| error.to_string())?;
     *world.tally.entry("parked".to_owned()).or_default() += parked.len() as u64;
     let (trace, crashes, heard, tally) = (world.trace, world.crashes, world.heard, std::mem::take(&mut world.tally));
     Ok(Ran { steps, trace, crashes, heard, tally })

@@ -107,7 +107,7 @@ pub struct Session {
     pub user_agent: Option<String>,
     /// When it signed in.
     pub created_at_unix_ms: u64,
-    /// When it was last heard of (coalesced; may lag by some minutes).
+    /// When it signed in, or traded its refresh token for a new one, last.
     pub last_seen_at_unix_ms: u64,
     /// When its refresh token stops working, and with it the session.
     pub expires_at_unix_ms: u64,

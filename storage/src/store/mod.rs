@@ -83,8 +83,8 @@ pub trait Store: Send + Sync + 'static {
     /// How many rows a batch may have.
     fn batch_rows_max(&self) -> usize;
 
-    /// The parked records, oldest first.
-    fn parked(&self, rows_max: usize) -> Answer<Vec<ParkedRecord>>;
+    /// The parked records with ids above `after` (0: all), by id, which is by age; at most `rows_max`.
+    fn parked(&self, after: i64, rows_max: usize) -> Answer<Vec<ParkedRecord>>;
 
     /// Takes a parked record out, because its rows have been applied or are not wanted; false when it is not there.
     fn unpark(&self, id: i64) -> Answer<bool>;
@@ -138,9 +138,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// A user's open sessions, last seen first.
     fn sessions(&self, user: UserId, now_unix_ms: u64) -> Answer<Vec<Session>>;
-
-    /// Notes when sessions were last heard of; never moves one back. Send many at once, seldom.
-    fn touch_sessions(&self, seen: Vec<(SessionId, u64)>) -> Answer<()>;
 
     /// Grants revoked at or after a time that are still worth remembering then: the newest `rows_max`, newest first.
     fn revocations(&self, since_unix_ms: u64, now_unix_ms: u64, rows_max: usize) -> Answer<Vec<Revocation>>;

@@ -79,7 +79,7 @@ pass_on! {
     cursors(journal: JournalId) -> LaneCursors;
     journals() -> Vec<(JournalId, LaneCursors)>;
     adopt(journal: JournalId, cursors: LaneCursors) -> ();
-    parked(rows_max: usize) -> Vec<ParkedRecord>;
+    parked(after: i64, rows_max: usize) -> Vec<ParkedRecord>;
     unpark(id: i64) -> bool;
     apply_parked(id: i64, rows: Rows) -> Applied;
     history(user: UserId, after: Option<HistoryAfter>, rows_max: usize) -> HistoryPage;
@@ -95,7 +95,6 @@ pass_on! {
     revoke_session(user: UserId, sid: SessionId, at: RevokeAt) -> Option<Revocation>;
     revoke_all(user: UserId, except: Option<SessionId>, at: RevokeAt) -> Vec<Revocation>;
     sessions(user: UserId, now_unix_ms: u64) -> Vec<Session>;
-    touch_sessions(seen: Vec<(SessionId, u64)>) -> ();
     revocations(since_unix_ms: u64, now_unix_ms: u64, rows_max: usize) -> Vec<Revocation>;
     purge(now_unix_ms: u64, tombstones_before_unix_ms: u64) -> Purged;
     seed_users(users: Vec<SeedUser>) -> u64;

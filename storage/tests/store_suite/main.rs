@@ -49,7 +49,6 @@ macro_rules! every_promise_on {
                 a_user_cannot_revoke_anothers_session,
                 a_password_change_ends_the_other_sessions,
                 the_longest_unseen_session_makes_room,
-                touching_never_goes_back,
                 purging_forgets_what_nothing_can_name,
             }
             journalled::{

@@ -101,7 +101,7 @@ pub(crate) fn batches_that_follow_refused_ones_are_stored_whole<B: Backend>(mut 
     backend.come_back();
     assert!(writer.wait_for(last, PATIENCE));
     let refused: Vec<u64> = (1..=320).filter(|at| series(*at) == 13).collect();
-    let mut parked: Vec<u64> = wait(store.parked(1_000)).unwrap().iter().map(|parked| parked.lsn.0).collect();
+    let mut parked: Vec<u64> = wait(store.parked(0, 1_000)).unwrap().iter().map(|parked| parked.lsn.0).collect();
     parked.sort_unstable();
     assert_eq!(parked, refused, "each once, and nothing else");
     for user in &users {
@@ -149,7 +149,7 @@ pub(crate) fn an_unreadable_record_is_parked(backend: impl Backend) {
     let last = running.write(&Record::Progress(progress(user, 2, 3, 100, 1)));
     let writer = running.writer(&store);
     assert!(writer.wait_for(last, PATIENCE));
-    let [parked] = &wait(store.parked(10)).unwrap()[..] else { panic!("one is parked") };
+    let [parked] = &wait(store.parked(0, 10)).unwrap()[..] else { panic!("one is parked") };
     assert_eq!((parked.kind, parked.version, parked.lsn), (200, 3, odd));
     assert_eq!(parked.payload, [1, 2, 3]);
     assert!(parked.record().is_err());
@@ -165,7 +165,7 @@ pub(crate) fn an_unreadable_record_is_parked(backend: impl Backend) {
         error: String::new(),
     };
     wait(store.apply(Batch { journal: running.id, parked: vec![again], ..batch([], 9) })).unwrap();
-    assert_eq!(wait(store.parked(10)).unwrap().len(), 1, "parking it again is nothing");
+    assert_eq!(wait(store.parked(0, 10)).unwrap().len(), 1, "parking it again is nothing");
 }
 
 pub(crate) fn a_parked_record_can_be_retried_or_discarded(backend: impl Backend) {
@@ -180,10 +180,11 @@ pub(crate) fn a_parked_record_can_be_retried_or_discarded(backend: impl Backend)
         NewParked { lane: lane_of(user), lsn: Lsn(at), user: Some(user), kind, version, payload, error: "x".into() }
     };
     wait(store.apply(Batch { parked: vec![park(1, 13), park(2, 14)], ..batch([], 2) })).unwrap();
-    let [first, second] = &wait(store.parked(10)).unwrap()[..] else { panic!("two are parked") };
+    let [first, second] = &wait(store.parked(0, 10)).unwrap()[..] else { panic!("two are parked") };
+    assert_eq!(wait(store.parked(first.id, 10)).unwrap()[..], std::slice::from_ref(second)[..]);
     let retried = wait(store.apply_parked(first.id, first.rows().unwrap()));
     assert!(matches!(retried, Err(StoreError::Refused { .. })), "{retried:?}");
-    assert_eq!(wait(store.parked(10)).unwrap().len(), 2, "a failed retry leaves it parked");
+    assert_eq!(wait(store.parked(0, 10)).unwrap().len(), 2, "a failed retry leaves it parked");
     backend.refuse_nothing();
     assert!(wait(store.apply_parked(first.id, first.rows().unwrap())).unwrap().changed > 0);
     assert_eq!(wait(store.unpark(second.id)), Ok(true));

@@ -166,10 +166,11 @@ fn parked_row(row: &Row) -> Result<ParkedRecord, Failure> {
     })
 }
 
-/// The oldest parked records.
-pub(super) async fn parked(client: &Client, rows_max: usize) -> Result<Vec<ParkedRecord>, Failure> {
+/// The oldest parked records behind one.
+pub(super) async fn parked(client: &Client, after: i64, rows_max: usize) -> Result<Vec<ParkedRecord>, Failure> {
     let rows_max = i64::try_from(rows_max).unwrap_or(i64::MAX);
-    each(rows(client, &format!("{PARKED} ORDER BY id LIMIT $1"), params![rows_max]).await?, parked_row)
+    let sql = format!("{PARKED} WHERE id > $1 ORDER BY id LIMIT $2");
+    each(rows(client, &sql, params![after, rows_max]).await?, parked_row)
 }
 
 /// Takes a parked record out.

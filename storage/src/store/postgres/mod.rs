@@ -272,8 +272,8 @@ impl Store for PostgresStore {
         20_000
     }
 
-    fn parked(&self, rows_max: usize) -> Answer<Vec<ParkedRecord>> {
-        self.read(async move |client| load::parked(client, rows_max).await)
+    fn parked(&self, after: i64, rows_max: usize) -> Answer<Vec<ParkedRecord>> {
+        self.read(async move |client| load::parked(client, after, rows_max).await)
     }
 
     fn unpark(&self, id: i64) -> Answer<bool> {
@@ -345,10 +345,6 @@ impl Store for PostgresStore {
 
     fn sessions(&self, user: UserId, now_unix_ms: u64) -> Answer<Vec<Session>> {
         self.read(async move |client| sessions::open_sessions(client, user, now_unix_ms).await)
-    }
-
-    fn touch_sessions(&self, seen: Vec<(SessionId, u64)>) -> Answer<()> {
-        self.write(Kind::Bulk, Redo::Harmless, async move |client| sessions::touch(client, &seen).await)
     }
 
     fn revocations(&self, since_unix_ms: u64, now_unix_ms: u64, rows_max: usize) -> Answer<Vec<Revocation>> {

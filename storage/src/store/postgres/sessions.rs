@@ -205,16 +205,6 @@ async fn not_rotated(client: &Client, rotate: &Rotate) -> Result<Rotation, Failu
     }
 }
 
-/// Notes when sessions were last heard of.
-pub(super) async fn touch(client: &Client, seen: &[(SessionId, u64)]) -> Result<(), Failure> {
-    let sids: Vec<Uuid> = seen.iter().map(|(sid, _)| sid_of(*sid)).collect();
-    let times = seen.iter().map(|(_, at)| int(*at)).collect::<Result<Vec<i64>, _>>()?;
-    let sql = "UPDATE sessions SET last_seen_at = at
-               FROM (SELECT sid, max(at) AS at FROM UNNEST($1::uuid[], $2::bigint[]) AS heard (sid, at) GROUP BY sid) AS seen
-               WHERE sessions.sid = seen.sid AND revoked_at IS NULL AND last_seen_at < at";
-    execute(client, sql, params![sids, times]).await.map(drop)
-}
-
 /// Revocations since a time that still matter, newest first.
 pub(super) async fn revocations(
     client: &Client,

@@ -158,11 +158,11 @@ fn parked_of(conn: &Connection, user: UserId) -> rusqlite::Result<Vec<ParkedReco
     query.query_map([user.as_bytes()], parked_row)?.collect()
 }
 
-/// The oldest parked records.
-pub(super) fn parked(conn: &Connection, rows_max: usize) -> Result<Vec<ParkedRecord>, StoreError> {
+/// The oldest parked records behind one.
+pub(super) fn parked(conn: &Connection, after: i64, rows_max: usize) -> Result<Vec<ParkedRecord>, StoreError> {
     let read = || -> rusqlite::Result<Vec<ParkedRecord>> {
-        let mut query = conn.prepare_cached(&format!("{PARKED} ORDER BY id LIMIT ?1"))?;
-        query.query_map([i64::try_from(rows_max).unwrap_or(i64::MAX)], parked_row)?.collect()
+        let mut query = conn.prepare_cached(&format!("{PARKED} WHERE id > ?1 ORDER BY id LIMIT ?2"))?;
+        query.query_map([after, i64::try_from(rows_max).unwrap_or(i64::MAX)], parked_row)?.collect()
     };
     read().map_err(refusal)
 }

@@ -136,8 +136,8 @@ impl Store for SqliteStore {
         2_000
     }
 
-    fn parked(&self, rows_max: usize) -> Answer<Vec<ParkedRecord>> {
-        self.readers.read(move |conn| load::parked(conn, rows_max))
+    fn parked(&self, after: i64, rows_max: usize) -> Answer<Vec<ParkedRecord>> {
+        self.readers.read(move |conn| load::parked(conn, after, rows_max))
     }
 
     fn unpark(&self, id: i64) -> Answer<bool> {
@@ -207,10 +207,6 @@ impl Store for SqliteStore {
 
     fn sessions(&self, user: UserId, now_unix_ms: u64) -> Answer<Vec<Session>> {
         self.readers.read(move |conn| sessions::open_sessions(conn, user, now_unix_ms))
-    }
-
-    fn touch_sessions(&self, seen: Vec<(SessionId, u64)>) -> Answer<()> {
-        self.writer.bulk(move |conn| sessions::touch(conn, &seen))
     }
 
     fn revocations(&self, since_unix_ms: u64, now_unix_ms: u64, rows_max: usize) -> Answer<Vec<Revocation>> {

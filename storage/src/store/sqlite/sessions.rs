@@ -202,16 +202,6 @@ fn not_rotated(conn: &Connection, rotate: &Rotate) -> Result<Rotation, StoreErro
     }
 }
 
-/// Notes when sessions were last heard of.
-pub(super) fn touch(conn: &Connection, seen: &[(SessionId, u64)]) -> Result<(), StoreError> {
-    let write = || -> rusqlite::Result<()> {
-        let sql = "UPDATE sessions SET last_seen_at = ?2 WHERE sid = ?1 AND revoked_at IS NULL AND last_seen_at < ?2";
-        let mut update = conn.prepare_cached(sql)?;
-        seen.iter().try_for_each(|(sid, at_unix_ms)| update.execute(params![sid.as_bytes(), at_unix_ms]).map(|_| ()))
-    };
-    write().map_err(refusal)
-}
-
 /// Revocations since a time that still matter, newest first.
 pub(super) fn revocations(
     conn: &Connection,
