@@ -252,9 +252,17 @@ fn a_database_that_is_exchanged_behind_open_connections_stops_the_server() {
     reader.put_progress(&server, manga, &json!({"chapter": 12})).expect(200);
     server.cli(&["db", "drain"]).done();
     // As a pooler's connections go on when the server behind it is an older copy.
-    postgres.query("UPDATE journal_cursor SET lsn = 0");
+    postgres.query("UPDATE journal_cursor SET lsn = 0; DELETE FROM user_progress; DELETE FROM user_library");
     let before = postgres.dump();
-    ends(&postgres, server, &before, &["is an older copy", "db adopt"]);
+    let launch = ends(&postgres, server, &before, &["is an older copy", "standby that lagged", "db adopt --yes"]);
+    // Whoever goes on with it has what the journal has.
+    let refused = offline(&launch, &postgres.url(), &["db", "check"]);
+    assert!(refused.code() == UNSOUND && refused.stderr.contains("db adopt"), "{refused:#?}");
+    offline(&launch, &postgres.url(), &["db", "adopt", "--yes"]).done();
+    let server = launch.start();
+    assert_eq!(reader.progress(&server, manga)["chapter"], json!(12));
+    server.cli(&["db", "drain"]).done();
+    assert_eq!(postgres.query("SELECT chapter FROM user_progress"), ["1200"]);
 }
 
 #[test]

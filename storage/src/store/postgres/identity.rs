@@ -168,7 +168,7 @@ impl Identity {
     fn refuse(&self, place: &str, why: &str) -> Result<(), StoreError> {
         let reason = format!(
             "the database {place} {why}. Nothing was written to it. Bring the right one back and start again; or, to go on with \
-             this one, run `mangahub db adopt`"
+             this one, run `mangahub db adopt --yes`"
         );
         if self.unfit.set(reason.clone()).is_ok() {
             tracing::error!(reason, "the database is refused");
@@ -209,8 +209,9 @@ impl Identity {
                 return Err(Failure::Lost("it only reads and lags behind".to_owned()).into());
             }
             return Err(Wrong::Fit(format!(
-                "is an older copy: it has records of lane {} up to {found} and had them up to {seen}; what came between, accounts \
-                 and revoked sessions among it, is not in it",
+                "is an older copy (restored, or taken over by a standby that lagged): it has records of lane {} up to {found} and \
+                 had them up to {seen}. Accounts and revoked sessions of the time between are not in it; progress is, once it is \
+                 adopted, as far back as the journal reaches",
                 lane.index()
             )));
         }
