@@ -194,7 +194,9 @@ impl Running {
         // What the connections left of the time to stop; what the store does not get in it, it gets at the next start. One that is
         // away is not waited for.
         let refused = self.operations.refused();
-        let is_away = self.operations.writer().read().failing_since_unix_ms.is_some();
+        let is_down = |part: &crate::Dependency| part.name == "store" && part.state == crate::State::Down;
+        let is_away = self.operations.writer().read().failing_since_unix_ms.is_some()
+            || self.shared.health.load().dependencies.iter().any(is_down);
         let patience = match (&refused, is_away) {
             (Some(_), _) => Duration::ZERO,
             (None, true) => STORE_PATIENCE_MIN,

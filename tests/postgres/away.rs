@@ -75,7 +75,17 @@ fn a_database_that_hangs_holds_up_nobody_who_is_in_memory_and_is_noticed_in_seco
     let took = began.elapsed();
     assert!(took < NOTICED_MAX, "{took:?}");
     update(50);
+    // A stop does not wait for it either.
+    let began = Instant::now();
+    let (status, launch) = server.stop();
+    assert!(
+        status.success() && began.elapsed() < NOTICED_MAX,
+        "{status} after {:?}: {}",
+        began.elapsed(),
+        launch.stderr()
+    );
     postgres.thaw();
+    let server = launch.start();
     wait_for(&server, "ready", "healthy");
     server.cli(&["db", "drain"]).done();
     assert_eq!(postgres.query("SELECT page FROM user_progress"), ["50"]);

@@ -2,9 +2,10 @@
 //! by one when one fails, again and again while the store is away, in halves while it refuses some row of it, until the one
 //! record that it refuses stands alone and is parked. Cursors move in the transactions, in order, and nowhere else.
 
-use futures_executor::block_on;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::WriterConfig;
@@ -20,6 +21,11 @@ const BATCH_ROWS_FIRST: usize = 2_000;
 /// disk must still end within the store's own limit.
 const BATCH_FAST: Duration = Duration::from_millis(500);
 const BATCH_SLOW: Duration = Duration::from_secs(2);
+
+/// How often somebody who waits for the store looks whether it is time to give up.
+const STOP_LOOK: Duration = Duration::from_millis(100);
+/// How long an answer is waited for when that time has come: one that is away says so sooner, one that hangs says nothing.
+const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// How a delivery ended.
 #[must_use]
@@ -128,20 +134,22 @@ impl Delivery {
     /// has moved: all go again, one by one.
     fn finish_one(&mut self) -> Ended {
         let Some(Sent { pending, answer, began }) = self.under_way.pop_front() else { return Ended::Done };
-        if let Ok(applied) = block_on(answer) {
+        let Some(answer) = self.wait(answer) else { return Ended::GivenUp };
+        if let Ok(applied) = answer {
             let (rows, unreadable, took) = (pending.whole().rows().count(), pending.unreadable(), began.elapsed());
             self.adapt(rows, took);
             self.stored(&pending, |stats| stats.stored(rows, applied, unreadable, took));
             return Ended::Done;
         }
         self.rows_max = self.rows_max.min(BATCH_ROWS_FIRST);
-        let later: Vec<Sent> = self.under_way.drain(..).collect();
-        let later = later.into_iter().map(|sent| {
-            let _ = block_on(sent.answer);
-            sent.pending
-        });
         // All answers first: nothing is under way when the first goes again.
-        let again: Vec<Pending> = std::iter::once(pending).chain(later.collect::<Vec<_>>()).collect();
+        let mut again = vec![pending];
+        while let Some(Sent { pending, answer, .. }) = self.under_way.pop_front() {
+            if self.wait(answer).is_none() {
+                return Ended::GivenUp;
+            }
+            again.push(pending);
+        }
         for pending in &again {
             if let Ended::GivenUp = self.deliver_alone(pending) {
                 return Ended::GivenUp;
@@ -149,6 +157,21 @@ impl Delivery {
             self.stored(pending, |_| {});
         }
         Ended::Done
+    }
+
+    /// Waits for an answer; `None` when it is time to give up and the store gives none: what was sent may be stored later, or not.
+    fn wait(&self, mut answer: Answer<Applied>) -> Option<Result<Applied, StoreError>> {
+        let mut stopping = None;
+        let waker = Waker::from(Arc::new(Waiting(thread::current())));
+        loop {
+            if let Poll::Ready(answer) = answer.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return Some(answer);
+            }
+            if self.stats.is_time_up() && stopping.get_or_insert_with(Instant::now).elapsed() >= STOP_GRACE {
+                return None;
+            }
+            thread::park_timeout(STOP_LOOK);
+        }
     }
 
     fn stored(&mut self, pending: &Pending, tell: impl FnOnce(&WriterStats)) {
@@ -199,7 +222,8 @@ impl Delivery {
         loop {
             let batch = self.batch(last, rows.clone(), parked.clone(), Lsn::ZERO);
             let began = Instant::now();
-            match block_on(self.store.apply(batch)) {
+            let Some(answer) = self.wait(self.store.apply(batch)) else { return Ok(Ended::GivenUp) };
+            match answer {
                 Ok(applied) => {
                     Lane::all().for_each(|lane| self.reached.advance(lane, last));
                     self.stats.stored(rows.count(), applied, parked.len(), began.elapsed());
@@ -216,6 +240,15 @@ impl Delivery {
                 }
             }
         }
+    }
+}
+
+/// Wakes the thread that waits.
+struct Waiting(Thread);
+
+impl Wake for Waiting {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 

@@ -18,8 +18,9 @@ use tokio::task::LocalSet;
 use super::links::Links;
 use crate::store::{Answer, QueueReading, StoreError};
 
-/// How long requests that are under way may take when the store ends; the others are answered that it is stopping.
-const END_MAX: Duration = Duration::from_secs(10);
+/// How long requests that are under way may take when the store ends, which is after everybody who could wait for them; the others
+/// are answered that it is stopping.
+const END_MAX: Duration = Duration::from_secs(2);
 
 type Job = Box<dyn FnOnce(Rc<Links>) -> LocalBoxFuture<'static, ()> + Send>;
 
