@@ -13,6 +13,8 @@ pub mod net;
 pub mod notify;
 pub mod on_shard;
 pub mod open_files;
+#[allow(unsafe_code)]
+mod pool;
 pub mod priority;
 pub mod probe;
 pub mod shutdown;

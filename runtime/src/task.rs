@@ -18,7 +18,7 @@ use std::{
 use futures_util::task::waker_ref;
 use thiserror::Error;
 
-use crate::{turn, waker::TaskWaker};
+use crate::{pool::Pooled, turn, waker::TaskWaker};
 
 /// The process's exit code when something essential panicked.
 pub const FATAL_EXIT_CODE: i32 = 101;
@@ -66,7 +66,7 @@ impl<T> Future for JoinHandle<T> {
 
 /// Starts a task on this shard, under the fairness guard. A panic ends only this task and is counted.
 ///
-/// Panics on a thread that is no shard. Costs two allocations: the task and its waker.
+/// Panics on a thread that is no shard. Costs three allocations: the task, its waker and the future.
 pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
 where
     F: Future + 'static,
@@ -145,14 +145,15 @@ where
         turn.home()
     });
     let task = Arc::new(TaskWaker::new(home));
-    let guarded = Guarded { future: Some(future), started: false, importance, live: Live { task } };
+    let guarded = Guarded { future: Some(Pooled::new(future)), started: false, importance, live: Live { task } };
     JoinHandle { inner: monoio::spawn(guarded), _local: std::marker::PhantomData }
 }
 
 /// A task's future under the guard.
 struct Guarded<F, I> {
-    /// Pinned with the struct; `None` once it ended.
-    future: Option<F>,
+    /// `None` once it ended. Apart from the task, which the runtime aligns to cache lines: the C library cannot put a large
+    /// block that is aligned so where another one was freed.
+    future: Option<Pooled<F>>,
     started: bool,
     importance: I,
     live: Live,
@@ -173,12 +174,8 @@ impl Drop for Live {
 impl<F: Future, I: Importance> Future for Guarded<F, I> {
     type Output = Result<F::Output, Panicked>;
 
-    #[allow(unsafe_code)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // SAFETY: `future` is structurally pinned: it is only reached through this pin, and it is dropped in place
-        // (`Pin::set`), never moved. The other fields are never pinned. Neither type has a `Drop` that moves `future`.
-        let this = unsafe { self.get_unchecked_mut() };
-        let mut future = unsafe { Pin::new_unchecked(&mut this.future) };
+        let this = self.get_mut();
         turn::with(|turn| {
             let task = &this.live.task;
             if !std::mem::replace(&mut this.started, true) && turn.is_spent() {
@@ -190,11 +187,11 @@ impl<F: Future, I: Importance> Future for Guarded<F, I> {
             task.begin_poll(cx.waker());
             let entered = turn.enter(task);
             let outcome = catch_unwind(AssertUnwindSafe(|| {
-                let polled = future.as_mut().as_pin_mut().expect("a task is not polled after it ended");
-                let polled = polled.poll(&mut Context::from_waker(&waker_ref(task)));
+                let polled = this.future.as_mut().expect("a task is not polled after it ended");
+                let polled = polled.as_mut().poll(&mut Context::from_waker(&waker_ref(task)));
                 if polled.is_ready() {
                     // Dropped in here so that a panicking destructor is caught too.
-                    future.set(None);
+                    this.future = None;
                 }
                 polled
             }));
@@ -215,7 +212,7 @@ impl<F: Future, I: Importance> Future for Guarded<F, I> {
                     }
                     PANICS.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(message, "a task panicked; it was ended alone");
-                    if catch_unwind(AssertUnwindSafe(|| future.set(None))).is_err() {
+                    if catch_unwind(AssertUnwindSafe(|| this.future = None)).is_err() {
                         tracing::error!("its destructor panicked as well");
                     }
                     Poll::Ready(Err(Panicked { message }))
