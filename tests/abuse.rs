@@ -164,6 +164,7 @@ fn many_times_the_sustained_load_leaves_everybody_a_fair_share() {
     let plan = overload::Plan {
         users: place.target.tokens.users.len(),
         window: 64,
+        fill: Duration::from_secs(if soak { 60 } else { 2 }),
         find: Duration::from_secs(if soak { 20 } else { 2 }),
         sustained: None,
         times: 10.0,

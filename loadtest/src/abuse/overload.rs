@@ -24,7 +24,7 @@ use crate::timeline::{Moment, Recorder};
 
 /// How often a connection looks what is due: many updates go out in one write, as overload does.
 const TICK: Duration = Duration::from_millis(20);
-/// How long the users are served before anything counts: their state is loaded, buffers have grown.
+/// How long the overload lasts before it counts.
 const WARM_UP: Duration = Duration::from_secs(2);
 /// How often memory is read.
 const READ_EVERY: Duration = Duration::from_millis(500);
@@ -37,7 +37,11 @@ pub struct Plan {
     pub users: usize,
     /// Updates in flight per user while the sustained rate is looked for.
     pub window: usize,
-    /// How long that takes.
+    /// How long the users keep so much in flight before the rate counts, until every buffer behind the server is as full as it
+    /// will be.
+    #[serde(skip)]
+    pub fill: Duration,
+    /// For how long it counts then.
     #[serde(skip)]
     pub find: Duration,
     /// The sustained rate, where it is known already.
@@ -138,7 +142,7 @@ pub async fn run(target: &Target, plan: Plan) -> io::Result<Outcome> {
     let sustained_per_s = match plan.sustained {
         Some(rate) => rate,
         None => {
-            tokio::time::sleep(WARM_UP).await;
+            tokio::time::sleep(plan.fill).await;
             shared.begin();
             let began = Instant::now();
             tokio::time::sleep(plan.find).await;

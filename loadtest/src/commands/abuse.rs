@@ -76,8 +76,11 @@ enum Scenario {
         /// Updates in flight per user while the sustained rate is looked for
         #[arg(long, default_value_t = 64)]
         window: usize,
-        /// Seconds for that
-        #[arg(long, default_value_t = 10.0)]
+        /// Seconds of that before it counts: what the journal takes in until it is as full as it may be is no rate that holds
+        #[arg(long, default_value_t = 60.0)]
+        fill: f64,
+        /// Seconds that count
+        #[arg(long, default_value_t = 60.0)]
         find: f64,
         /// Updates per second, where it is known what the server sustains
         #[arg(long)]
@@ -152,10 +155,10 @@ pub(crate) async fn abuse(args: AbuseArgs) -> Result<String, Failure> {
             place.report(&args, "never-reads", turns, outcome)?;
             Ok(text)
         }
-        Scenario::Overload { users, window, find, sustained, times, duration } => {
-            let (find, time) = (seconds(find)?, seconds(duration)?);
+        Scenario::Overload { users, window, fill, find, sustained, times, duration } => {
+            let (fill, find, time) = (seconds(fill)?, seconds(find)?, seconds(duration)?);
             let place = Place::wide(&args.own, users)?;
-            let plan = overload::Plan { users, window, find, sustained, times, time };
+            let plan = overload::Plan { users, window, fill, find, sustained, times, time };
             let outcome = overload::run(&place.target, plan).await?;
             let text = overload_text(&outcome);
             place.report(&args, "overload", turns, outcome)?;
