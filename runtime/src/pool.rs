@@ -1,6 +1,7 @@
-//! Where futures of tasks live: memory that a shard keeps for the next task of the same size. The C library would put what lives
-//! longer (a user, a row) into the place of a future that ended, and the next future beside it: with 100,000 short connections
-//! that left 14,000 holes of 1.6 KB on each shard. What is kept is bounded; beyond that, memory comes from and goes to the heap.
+//! Where the futures of tasks live: memory that a shard keeps for the next task of the same size. The C library would put what
+//! lives longer (a user) into the place of a future that ended, and the next future elsewhere: after 100,000 short connections
+//! each shard had 14,000 holes of 1.6 KB, and a user who came once cost 935 bytes of resident memory instead of 385. What is
+//! kept is bounded; beyond that, memory comes from and goes to the heap.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::RefCell;
