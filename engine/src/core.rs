@@ -3,7 +3,6 @@
 //! nothing is answered, announced or readable before it is durable. No method here waits for anything.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::Entry;
 use std::rc::Weak;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -12,8 +11,7 @@ use arc_swap::{ArcSwap, Cache};
 use hub::Hlc;
 use proto::UserId;
 use runtime::local::Signal;
-use rustc_hash::FxHashMap;
-use storage::journal::{Durable, LaneCursors, Lsn, ShardJournal, Ticket};
+use storage::journal::{Durable, ShardJournal, Ticket};
 use storage::lane::Lane;
 
 use crate::Handed;
@@ -26,6 +24,7 @@ use crate::driver::{self, Sabotage, sabotaged};
 use crate::fanout::Event;
 use crate::fault::Fault;
 use crate::followed;
+use crate::held::HeldAnswers;
 use crate::limits::Rate;
 use crate::message::{Answer, ConnRef, Delivery, Mail, Reply, Request, Target};
 use crate::metrics::Counters;
@@ -64,25 +63,6 @@ pub(crate) enum Release {
     Announce { slot: u32, announcement: Announcement, origin: Option<ConnRef> },
 }
 
-/// An answer that waits for the store.
-struct Held {
-    lane: Lane,
-    lsn: Lsn,
-    /// Whether the store was asked for; the others only come behind one that waits for it.
-    is_asked: bool,
-    /// From then on it does not wait any longer, on this shard's clock.
-    until_ns: u64,
-    what: Release,
-}
-
-/// What a connection has among the answers that wait.
-struct HeldOf {
-    lane: Lane,
-    count: u32,
-    /// When the last of them does not wait any longer.
-    until_ns: u64,
-}
-
 /// One shard's state.
 pub(crate) struct Core {
     pub(crate) id: usize,
@@ -104,17 +84,11 @@ pub(crate) struct Core {
     pub(crate) arrivals: VecDeque<Handed>,
     pub(crate) arrival_waker: Option<Waker>,
     gate: VecDeque<Gated>,
-    held: VecDeque<Held>,
-    /// Each connection's share of `held`.
-    held_of: FxHashMap<ConnRef, HeldOf>,
-    /// The cursors at the last look.
-    held_at: LaneCursors,
-    /// When the first of `held` does not wait any longer.
-    held_until_ns: u64,
+    pub(crate) held: HeldAnswers,
     pub(crate) held_signal: Signal,
     /// Connections that read on once the journal has room.
     room_wakers: VecDeque<Waker>,
-    durable: Durable,
+    pub(crate) durable: Durable,
     turn: Signal,
     turn_is_open: bool,
     outbox: Vec<VecDeque<Reply>>,
@@ -147,10 +121,7 @@ impl Core {
             arrivals: VecDeque::new(),
             arrival_waker: None,
             gate: VecDeque::new(),
-            held: VecDeque::new(),
-            held_of: FxHashMap::default(),
-            held_at: LaneCursors::START,
-            held_until_ns: u64::MAX,
+            held: HeldAnswers::default(),
             held_signal,
             room_wakers: VecDeque::new(),
             turn,
@@ -268,7 +239,7 @@ impl Core {
     /// Gives back what a burst needed of the queues.
     pub(crate) fn give_back(&mut self) {
         give_back(&mut self.gate);
-        give_back(&mut self.held);
+        self.held.give_back();
         give_back(&mut self.departures);
         give_back(&mut self.room_wakers);
         self.outbox.iter_mut().for_each(give_back);
@@ -277,48 +248,6 @@ impl Core {
     /// Answers that wait for the journal, and those that wait for the store.
     pub(crate) fn waiting(&self) -> (usize, usize) {
         (self.gate.len(), self.held.len())
-    }
-
-    /// Whether as many answers wait for the store as may.
-    pub(crate) fn is_held_full(&self) -> bool {
-        self.held.len() >= self.shared.config.limits.held_answers_max
-    }
-
-    /// The store may have moved on: answers what waited for it, and what has waited for long enough. Returns whether anything still
-    /// waits.
-    pub(crate) fn release_held(&mut self) -> bool {
-        let cursors = self.shared.cursors.snapshot();
-        let now_ns = driver::now(self.shared.started).since_start_ns;
-        if cursors == self.held_at && now_ns < self.held_until_ns {
-            return !self.held.is_empty();
-        }
-        self.held_at = cursors;
-        self.held_until_ns = u64::MAX;
-        for _ in 0..self.held.len() {
-            let Some(held) = self.held.pop_front() else { break };
-            let is_stored = cursors.get(held.lane) >= held.lsn;
-            if !is_stored && now_ns < held.until_ns {
-                self.held_until_ns = self.held_until_ns.min(held.until_ns);
-                self.held.push_back(held);
-                continue;
-            }
-            if let Some(conn) = held.what.connection()
-                && let Entry::Occupied(mut known) = self.held_of.entry(conn)
-            {
-                known.get_mut().count -= 1;
-                if known.get().count == 0 {
-                    known.remove();
-                }
-            }
-            match held.is_asked && !is_stored {
-                true => {
-                    self.counters.refused(proto::Code::NotInDatabase);
-                    self.release_one(held.what.not_in_database());
-                }
-                false => self.release_one(held.what),
-            }
-        }
-        !self.held.is_empty()
     }
 
     /// A departure that has to reach its owner, now or soon.
@@ -369,42 +298,7 @@ impl Core {
         }
     }
 
-    /// Keeps an answer until the store has what it tells of.
-    fn hold(&mut self, lane: Lane, what: Release) {
-        let (lsn, conn) = (self.durable.lsn, what.connection());
-        let follows = conn.is_some_and(|conn| self.held_of.contains_key(&conn));
-        // Looked at here, because the next look passes over everything unless a cursor has moved.
-        if !follows && self.shared.cursors.get(lane) >= lsn {
-            return self.release_one(what);
-        }
-        let wait_ns = u64::try_from(self.shared.config.ack_database_max.as_nanos()).unwrap_or(u64::MAX);
-        let until_ns = driver::now(self.shared.started).since_start_ns.saturating_add(wait_ns);
-        self.keep(Held { lane, lsn, is_asked: true, until_ns, what });
-    }
-
-    /// An answer never overtakes one of the same connection that waits for the store.
-    fn release_or_follow(&mut self, what: Release) {
-        if !self.held.is_empty()
-            && let Some(conn) = what.connection()
-            && let Some(&HeldOf { lane, until_ns, .. }) = self.held_of.get(&conn)
-        {
-            return self.keep(Held { lane, lsn: self.durable.lsn, is_asked: false, until_ns, what });
-        }
-        self.release_one(what);
-    }
-
-    fn keep(&mut self, held: Held) {
-        if let Some(conn) = held.what.connection() {
-            let known = self.held_of.entry(conn).or_insert(HeldOf { lane: held.lane, count: 0, until_ns: 0 });
-            known.count += 1;
-            known.until_ns = held.until_ns;
-        }
-        self.held_until_ns = self.held_until_ns.min(held.until_ns);
-        self.held.push_back(held);
-        self.held_signal.raise();
-    }
-
-    fn release_one(&mut self, what: Release) {
+    pub(crate) fn release_one(&mut self, what: Release) {
         match what {
             Release::Ack { conn, seq, acked } => {
                 followed::acknowledged(&acked);
@@ -516,7 +410,8 @@ pub(crate) struct Parts {
 }
 
 impl Release {
-    fn connection(&self) -> Option<ConnRef> {
+    /// The connection whose answer it is.
+    pub(crate) fn connection(&self) -> Option<ConnRef> {
         match self {
             Self::Ack { conn, .. } | Self::Answer { target: Target::Connection { conn, .. }, .. } => Some(*conn),
             _ => None,
@@ -524,7 +419,7 @@ impl Release {
     }
 
     /// What is said instead of a change that was made and that the database did not have in time.
-    fn not_in_database(self) -> Self {
+    pub(crate) fn not_in_database(self) -> Self {
         match self {
             Self::Ack { conn, seq, .. } => {
                 Self::Answer { target: Target::Connection { conn, seq }, answer: Err(Fault::not_in_database()) }

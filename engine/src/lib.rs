@@ -22,6 +22,7 @@ pub mod fault;
 mod fit;
 mod followed;
 pub mod grants;
+mod held;
 mod limits;
 mod loading;
 mod message;
