@@ -159,7 +159,8 @@ fn nothing_acknowledged_is_missing_whatever_happens_to_redis() {
     play(20);
     let last = chapter(rounds);
     until("Redis is used again", || {
-        for token in &tokens[1..] {
+        // A copy whose write Redis did not take is filled by the next load from the store; then the others' turn in memory.
+        for token in &tokens {
             server.get(0, token, series[0]).unwrap();
         }
         comes_from_redis(&server, &store, &tokens[0], (series[0], last))
