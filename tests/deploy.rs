@@ -52,7 +52,8 @@ fn the_image_runs_what_it_builds_as_nobody_in_particular() {
     let of = |word: &'static str| all.iter().filter(move |(found, _)| found == word).map(|(_, rest)| rest.as_str());
     let build = of("RUN").next().unwrap();
     // A base without a C library runs only what brings its own.
-    let built = r#"RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --bin mangahub --target "$target""#;
+    let built =
+        r#"RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --bin mangahub --target "$target""#;
     assert!(build.contains(built), "{build}");
     let wanted: toml::Table = read("Cargo.toml").parse().unwrap();
     let toolchain = wanted["workspace"]["package"]["rust-version"].as_str().unwrap();
