@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use storage::backup::{self, Backup, BackupError, Create, Manifest, Place, Restore};
+use storage::folder::{SECRET_FILE, STORE_FILE};
 
 use crate::admin::{Operator, Request};
 use crate::cli::args::BackupCommand;
@@ -17,9 +18,6 @@ use crate::config::Config;
 
 /// How often the wait for the store looks.
 const LOOK: Duration = Duration::from_millis(50);
-/// The embedded store's file in the data folder, and the secret's.
-const STORE_NAME: &str = "mangahub.db";
-const SECRET_NAME: &str = "secret";
 
 const OTHER_STORE: &str = "The server that runs on this data folder was started with another store than this command was; give \
                            both the same configuration (DATABASE_URL, store.url)";
@@ -74,7 +72,7 @@ fn save(
     let secret = match &config.auth.jwt_secret {
         Some(_) => None,
         None => {
-            let path = config.data_dir.join(SECRET_NAME);
+            let path = config.data_dir.join(SECRET_FILE);
             match std::fs::read_to_string(&path) {
                 Ok(secret) => Some(secret),
                 // The server may have been given one that this command was not.
@@ -88,7 +86,7 @@ fn save(
     let store = match &config.database {
         Some(database) => Place::Postgres(database.clone()),
         None => {
-            let path = config.data_dir.join(STORE_NAME);
+            let path = config.data_dir.join(STORE_FILE);
             if !path.exists() {
                 let text = format!("{} has no embedded store. {OTHER_STORE}", config.data_dir.display());
                 return Err(Failure::new(Exit::Config, text));

@@ -11,6 +11,15 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::file_system::{FileSystem, sync_folder};
 
+/// The embedded store's file in a data folder.
+pub const STORE_FILE: &str = "mangahub.db";
+
+/// The file of the secret that signs tokens in it.
+pub const SECRET_FILE: &str = "secret";
+
+/// The folder of the journal's segments in it.
+pub(crate) const JOURNAL_FOLDER: &str = "journal";
+
 /// Why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
@@ -88,7 +97,7 @@ impl DataFolder {
 
     /// Whether a server has been in a folder: it has left a store or a journal.
     pub fn is_used(path: &Path) -> bool {
-        ["mangahub.db", "journal"].iter().any(|name| path.join(name).exists())
+        [STORE_FILE, JOURNAL_FOLDER].iter().any(|name| path.join(name).exists())
     }
 
     /// The folder.
@@ -132,7 +141,7 @@ impl DataFolder {
 
     /// Where the journal's segments are.
     pub fn journal(&self) -> PathBuf {
-        self.path.join("journal")
+        self.path.join(JOURNAL_FOLDER)
     }
 
     /// How far the journal had reached, noted outside it.
@@ -142,7 +151,7 @@ impl DataFolder {
 
     /// The embedded store's file.
     pub fn sqlite(&self) -> PathBuf {
-        self.path.join("mangahub.db")
+        self.path.join(STORE_FILE)
     }
 
     /// The local checkpoint.
@@ -157,7 +166,7 @@ impl DataFolder {
 
     /// The signing secret of this folder, made (48 random bytes as 96 hex digits, 0600) when missing.
     pub fn secret(&self) -> Result<String, FolderError> {
-        let path = self.path.join("secret");
+        let path = self.path.join(SECRET_FILE);
         match std::fs::read_to_string(&path) {
             Ok(text) if text.trim().len() >= 64 => Ok(text.trim().to_owned()),
             Ok(_) => Err(FolderError::Damaged { path, what: "fewer than 64 digits" }),

@@ -9,14 +9,12 @@ use std::path::{Path, PathBuf};
 
 use super::BackupError;
 use crate::file_system::sync_folder;
-use crate::folder;
+use crate::folder::{self, JOURNAL_FOLDER, STORE_FILE};
 
 const STAGING: &str = "restore-unfinished";
 const ASIDE: &str = "replaced-";
 /// Not content: the lock itself, and what file systems put at their root.
 const IGNORED: [&str; 3] = ["lock", "lost+found", STAGING];
-/// The embedded store: the old file keeps its name until the new one takes it.
-const STORE: &str = "mangahub.db";
 /// What names the journal that belongs here. The last to go: a folder that lacks the journal which these name is one that a
 /// server refuses, whichever store lies in it.
 const NAMES_JOURNAL: [&str; 2] = ["checkpoint", "journal-end"];
@@ -41,7 +39,7 @@ impl Staging {
             old.push(name.map_err(|_| failed("read")(io::Error::other("a name in it is not text")))?);
         }
         // The journal first: without it, whatever else is still there is refused.
-        old.sort_by_key(|name| name != "journal");
+        old.sort_by_key(|name| name != JOURNAL_FOLDER);
         old.retain(|name| !IGNORED.contains(&&**name) && !name.starts_with(ASIDE));
         if !old.is_empty() && !replace {
             return Err(BackupError::NotEmpty { place: data.display().to_string() });
@@ -57,7 +55,7 @@ impl Staging {
 
     /// Where the embedded store is made.
     pub(super) fn store(&self) -> PathBuf {
-        self.path.join(STORE)
+        self.path.join(STORE_FILE)
     }
 
     /// Writes a small file.
@@ -94,19 +92,20 @@ impl Staging {
     /// What is done, in this order: each step is durable before the next.
     fn steps(&self, mut made: Vec<String>, aside: Option<&Path>) -> Vec<Step> {
         // The store last.
-        made.sort_by_key(|name| name == STORE);
+        made.sort_by_key(|name| name == STORE_FILE);
         let mut steps = Vec::new();
         let (last, first): (Vec<_>, Vec<_>) = self.old.iter().partition(|name| NAMES_JOURNAL.contains(&&***name));
         let go = |name: &String| Some(Step::Rename(self.data.join(name), aside?.join(name)));
         // A store's log would be taken for the new store's; with the old store alone, the missing journal speaks.
-        steps.extend(first.iter().filter(|name| **name != STORE).filter_map(|name| go(name)));
-        let replaced = self.old.iter().any(|name| name == STORE);
+        steps.extend(first.iter().filter(|name| **name != STORE_FILE).filter_map(|name| go(name)));
+        let replaced = self.old.iter().any(|name| name == STORE_FILE);
+        // The old store keeps its name until the new one takes it.
         if let (true, Some(aside)) = (replaced, aside) {
-            steps.push(Step::Link(self.data.join(STORE), aside.join(STORE)));
+            steps.push(Step::Link(self.data.join(STORE_FILE), aside.join(STORE_FILE)));
         }
         steps.extend(made.iter().map(|name| Step::Rename(self.path.join(name), self.data.join(name))));
-        if replaced && !made.iter().any(|name| name == STORE) {
-            steps.push(Step::Remove(self.data.join(STORE)));
+        if replaced && !made.iter().any(|name| name == STORE_FILE) {
+            steps.push(Step::Remove(self.data.join(STORE_FILE)));
         }
         steps.extend(last.iter().filter_map(|name| go(name)));
         steps
@@ -146,9 +145,9 @@ mod tests {
 
     /// What a server would find: the store's content, and whether there are a journal, its name elsewhere, and a log.
     fn found(data: &Path) -> (String, [bool; 3]) {
-        let store = fs::read_to_string(data.join(STORE)).unwrap_or_default();
+        let store = fs::read_to_string(data.join(STORE_FILE)).unwrap_or_default();
         let there = |name: &str| data.join(name).exists();
-        (store, [there("journal"), NAMES_JOURNAL.into_iter().any(there), there("mangahub.db-wal")])
+        (store, [there(JOURNAL_FOLDER), NAMES_JOURNAL.into_iter().any(there), there("mangahub.db-wal")])
     }
 
     #[test]
@@ -161,12 +160,12 @@ mod tests {
                 for name in ["checkpoint", "journal-end", "mangahub.db-wal", "secret", "folder-id"] {
                     fs::write(folder.path().join(name), "old").unwrap();
                 }
-                fs::write(folder.path().join(STORE), "old").unwrap();
+                fs::write(folder.path().join(STORE_FILE), "old").unwrap();
                 let staging = Staging::begin(folder.path(), true).unwrap();
                 let mut made = vec!["secret".to_owned()];
                 if makes_store {
                     fs::write(staging.store(), "new").unwrap();
-                    made.insert(0, STORE.to_owned());
+                    made.insert(0, STORE_FILE.to_owned());
                 }
                 staging.write("secret", b"new").unwrap();
                 let aside = folder.path().join("replaced-1");
@@ -183,7 +182,7 @@ mod tests {
                 assert!(store != "new" || !log, "a log of the old store beside the new one: {taken} of {steps:#?}");
                 states.push((store, journal, name));
                 if is_new {
-                    assert_eq!(fs::read_to_string(aside.join(STORE)).unwrap(), "old");
+                    assert_eq!(fs::read_to_string(aside.join(STORE_FILE)).unwrap(), "old");
                     assert_eq!(fs::read_to_string(aside.join("secret")).unwrap(), "old");
                     break;
                 }
